@@ -1,0 +1,29 @@
+"""Every Prometheus metric of Sightline, in one place. Names and labels are an interface: dashboards read them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 10)
+
+search_duration = Histogram(
+    "sightline_search_duration_seconds", "One search, end to end in the server.", ["cached"], buckets=_LATENCY_BUCKETS
+)
+search_stage_duration = Histogram(
+    "sightline_search_stage_duration_seconds", "One stage of a search.", ["stage"], buckets=_LATENCY_BUCKETS
+)
+search_errors = Counter("sightline_search_errors_total", "Searches that ended in an error.", ["code"])
+encoder_queue_size = Gauge("sightline_encoder_queue_size", "Inputs that wait for the encoder.")
+encoder_queue_duration = Histogram(
+    "sightline_encoder_queue_duration_seconds", "Time an input waited for the encoder.", buckets=_LATENCY_BUCKETS
+)
+encoder_batch_size = Histogram(
+    "sightline_encoder_batch_size", "Inputs encoded at once.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+)
+encoder_inference_duration = Histogram(
+    "sightline_encoder_inference_duration_seconds", "One pass of the encoder.", buckets=_LATENCY_BUCKETS
+)
+cache_requests = Counter("sightline_cache_requests_total", "Look-ups in a cache.", ["tier", "result"])
+indexing_images = Counter("sightline_indexing_images_total", "Images handled by indexing.", ["result"])
