@@ -1,0 +1,1 @@
+"""Caches: places that remember answers, and that may forget or fail at any time."""

@@ -1,0 +1,99 @@
+"""Every error that Sightline raises on purpose, as one tree.
+
+    SightlineError
+     ├─ BadUserInput            the caller's request can't be answered as it stands
+     │   └─ CursorStale         a page cursor of another query or generation
+     ├─ IndexNotFound           no index of that name
+     ├─ IndexNotReady           the index exists but has no serving generation yet
+     ├─ ImageNotFound           no image of that id in the index
+     ├─ Overloaded              too much work at once; carries `retry_after_ms`
+     ├─ EncoderUnavailable      the encoder died or does not answer
+     ├─ IndexUnavailable        the vector index does not answer
+     ├─ ModelUnavailable        a model's weights are not here and can't be fetched
+     ├─ IndexCorrupt            what lies on disk is not what the manifest says
+     └─ SourceError             a source of images can't be read, or holds none
+
+Adapters raise these `from` the library's own error. `code` is what a GraphQL client sees in
+`extensions.code`; the message always says what to do next.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SightlineError(Exception):
+    """Base of all expected errors; `code` is stable, the message is for people."""
+
+    code: ClassVar[str] = "INTERNAL"
+
+
+class BadUserInput(SightlineError):
+    """The request itself is wrong: the message names the argument and what it may be."""
+
+    code = "BAD_USER_INPUT"
+
+
+class CursorStale(BadUserInput):
+    """The cursor belongs to another query, filter or generation: start again from the first page."""
+
+    code = "CURSOR_STALE"
+
+
+class IndexNotFound(SightlineError):
+    """No index of that name exists."""
+
+    code = "INDEX_NOT_FOUND"
+
+
+class IndexNotReady(SightlineError):
+    """The index exists, but no generation of it serves yet."""
+
+    code = "INDEX_NOT_READY"
+
+
+class ImageNotFound(SightlineError):
+    """No image of that id is in the index."""
+
+    code = "IMAGE_NOT_FOUND"
+
+
+class Overloaded(SightlineError):
+    """More work arrived than can be done in time."""
+
+    code = "OVERLOADED"
+
+    def __init__(self, retry_after_ms: int) -> None:
+        """`retry_after_ms`: how long the caller should wait before it tries again."""
+        super().__init__(f"Too many requests at once. Try again in {retry_after_ms} ms.")
+        self.retry_after_ms = retry_after_ms
+
+
+class EncoderUnavailable(SightlineError):
+    """The encoder died or does not answer."""
+
+    code = "ENCODER_UNAVAILABLE"
+
+
+class IndexUnavailable(SightlineError):
+    """The vector index does not answer."""
+
+    code = "INDEX_UNAVAILABLE"
+
+
+class ModelUnavailable(SightlineError):
+    """A model's weights are not on this machine and could not be fetched."""
+
+    code = "MODEL_UNAVAILABLE"
+
+
+class IndexCorrupt(SightlineError):
+    """What lies on disk is not what its manifest says."""
+
+    code = "INDEX_CORRUPT"
+
+
+class SourceError(SightlineError):
+    """A source of images is missing, unreadable or empty."""
+
+    code = "SOURCE_ERROR"

@@ -1,0 +1,628 @@
+"""The use case: what was asked, from the cache, or else encoded and looked up in the index, as pages of results.
+
+Pages are cut from ranked lists of three depths: the first hundred come from the HNSW graph; who pages further gets the
+first thousand, then the first ten thousand, from comparing all vectors. A deeper list begins with the shallower one, so
+pages agree with each other and show nothing twice. Lists are what the cache holds and what equal requests share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import math
+import time
+import unicodedata
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+import orjson
+import structlog
+
+from engine.errors import (
+    BadUserInput,
+    CursorStale,
+    EncoderUnavailable,
+    ImageNotFound,
+    IndexNotReady,
+    Overloaded,
+    SightlineError,
+)
+from engine.filters import matches, validate
+from engine.ports import And, Cache, Filter, Hit, Match, ModelInfo, Not, Or, Point, Range, VectorQuery, Vectors
+from engine.serving import IndexRegistry, Serving
+from engine.settings import Settings
+from engine.stats import RollingStats
+from observability import metrics
+
+Strategy = Literal["hnsw", "hnsw_filtered", "exact"]
+
+TIERS: Final = (100, 1_000, 10_000)
+"""How deep the ranked lists are; nobody sees more than the last of them."""
+
+log = structlog.get_logger(__name__)
+
+_SCHEMA: Final = 1  # of cached lists; raise it when their form or meaning changes
+_EXACT_BELOW: Final = 5_000  # a filter that admits fewer images: comparing them all is as fast, and complete
+_COUNTS_KEPT: Final = 1_024  # numbers of admitted images remembered; a serving generation never changes
+_MAX_QUERY: Final = 512
+_MAX_FIRST: Final = 100
+_CANCELLED_OUT: Final = 1e-6  # length of a sum of unit vectors that has no direction left
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A part of what is searched for: words, an image of the index, or a vector (d,). Negative weights move away."""
+
+    text: str | None = None
+    image_id: str | None = None
+    vector: tuple[float, ...] | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    """One search. `query` is a term of weight 1; hits score at least `score_threshold`, and 0 means any score."""
+
+    index: str | None = None
+    query: str | None = None
+    terms: tuple[Term, ...] = ()
+    filter: Filter | None = None
+    score_threshold: float = 0.0
+    first: int = 10
+    after: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResultEdge:
+    """A hit, its place among all hits from 1, and the cursor behind which the next page begins."""
+
+    cursor: str
+    rank: int
+    hit: Hit
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """A page. `total` is exact or, where `total_exact` is false, a lower bound; times are in ms."""
+
+    request: SearchRequest
+    edges: tuple[ResultEdge, ...]
+    has_next_page: bool
+    end_cursor: str | None
+    total: int
+    total_exact: bool
+    latency_ms: float
+    cached: bool
+    generation: str
+    model: str
+    strategy: Strategy
+    stages_ms: dict[str, float]
+
+
+class TextEncoder(Protocol):
+    """What a search needs of the encoder."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model behind the vectors."""
+        ...
+
+    async def encode_texts(self, texts: list[str]) -> Vectors:
+        """Embeddings of texts, (n, d)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A valid request: its normalized terms, where it runs, and which part of which list it wants."""
+
+    request: SearchRequest
+    terms: tuple[Term, ...]
+    serving: Serving
+    fingerprint: str
+    offset: int
+    depth: int
+
+    @property
+    def excluded(self) -> set[str]:
+        """Images that are terms themselves: nobody looks for what they hold in their hand."""
+        return {term.image_id for term in self.terms if term.image_id is not None}
+
+    @property
+    def limit(self) -> int:
+        """Hits to fetch: the depth, one more to know whether there are more, and those that are left out."""
+        return self.depth + 1 + len(self.excluded)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """A list of hits, cut at a depth; `more` says that there were further ones. Deep lists hold no payloads."""
+
+    hits: list[Hit]
+    more: bool
+    total: int
+    total_exact: bool
+    strategy: Strategy
+    cached: bool = False
+    stages_ms: dict[str, float] = field(default_factory=dict)
+
+
+_Outcome = _Ranked | SightlineError
+
+
+class Searcher:
+    """Answers searches on one event loop. `stats` holds the latencies of the last 10,000."""
+
+    def __init__(self, encoder: TextEncoder, registry: IndexRegistry, cache: Cache, settings: Settings) -> None:
+        """Takes parts that are ready; closes none of them."""
+        self.stats = RollingStats()
+        self._encoder = encoder
+        self._registry = registry
+        self._cache = cache
+        self._settings = settings
+        self._flights: dict[str, asyncio.Future[_Outcome]] = {}
+        self._counts: OrderedDict[tuple[str, bytes], int] = OrderedDict()
+        self._running: set[asyncio.Task[list[SearchResult | SightlineError]]] = set()
+
+    async def search_many(self, requests: Sequence[SearchRequest]) -> list[SearchResult | SightlineError]:
+        """One result or error per request, in their order: one encoder batch, and one index batch for each index.
+
+        A caller that is cancelled leaves the search running, because others may be waiting for the same list.
+        """
+        task = asyncio.create_task(self._search_many(list(requests)))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def image(self, index: str | None, id: str) -> Point:
+        """One image, without its vector. Raises `ImageNotFound`."""
+        async with self._registry.acquire(index) as serving:
+            points = await serving.index.retrieve([id])
+            if not points:
+                raise ImageNotFound(f"Index {serving.generation.index!r} has no image {id!r}.")
+            return points[0]
+
+    async def facets(
+        self,
+        index: str | None,
+        filter: Filter | None,
+        field: str,
+        limit: int = 100,
+    ) -> list[tuple[str, int]]:
+        """The values of a field with how many of the admitted images have each, most frequent first."""
+        async with self._registry.acquire(index) as serving:
+            return await serving.index.facet(field, filter, limit)
+
+    async def ready(self) -> None:
+        """Takes a real query through encoder and default index; raises what a search would raise."""
+        async with self._registry.acquire() as serving:
+            self._check_model(serving)
+            vectors = await self._encoder.encode_texts(["a picture"])
+            await serving.index.search([VectorQuery(vectors[0], limit=1)])
+
+    # ------------------------------------------------------------ one batch of requests
+
+    async def _search_many(self, requests: list[SearchRequest]) -> list[SearchResult | SightlineError]:
+        started = time.perf_counter()
+        async with AsyncExitStack() as stack:
+            servings: dict[str, Serving] = {}
+            jobs = [await self._plan(request, servings, stack) for request in requests]
+            wanted: dict[int, dict[str, _Job]] = {}
+            for job in jobs:
+                if isinstance(job, _Job):
+                    wanted.setdefault(job.depth, {})[self._key(job, job.depth)] = job
+            found = await asyncio.gather(*(self._lists(group, depth) for depth, group in wanted.items()))
+            lists = {key: outcome for group in found for key, outcome in group.items()}
+            answers: list[SearchResult | SightlineError] = []
+            for job in jobs:
+                answer: SearchResult | SightlineError
+                if isinstance(job, _Job):
+                    answer = await self._answer(job, lists[self._key(job, job.depth)], started)
+                else:
+                    answer = job
+                self._record(answer)
+                answers.append(answer)
+            return answers
+
+    async def _plan(
+        self, request: SearchRequest, servings: dict[str, Serving], stack: AsyncExitStack
+    ) -> _Job | SightlineError:
+        try:
+            terms = _terms(request)
+            _validate(request)
+            name = request.index or self._settings.index_name
+            if name not in servings:
+                servings[name] = await stack.enter_async_context(self._registry.acquire(name))
+            serving = servings[name]
+            if any(term.text is not None for term in terms):
+                self._check_model(serving)
+            for position, term in enumerate(request.terms):
+                if term.vector is not None and len(term.vector) != serving.generation.model.dimension:
+                    raise BadUserInput(
+                        f"terms[{position}].vector: it has {len(term.vector)} numbers, but index {name!r} holds "
+                        f"vectors of {serving.generation.model.dimension}."
+                    )
+            fingerprint = _digest([name, _canonical_terms(terms), _canonical(request.filter), request.score_threshold])
+            offset = _offset(request.after, serving.generation.id, fingerprint) if request.after is not None else 0
+        except SightlineError as error:
+            return error
+        except orjson.JSONEncodeError as error:
+            return BadUserInput(f"The request holds text that is not valid Unicode: {error}. Send UTF-8.")
+        end = min(offset + request.first, TIERS[-1])
+        depth = next(tier for tier in TIERS if tier >= end)
+        return _Job(request, terms, serving, fingerprint, offset, depth)
+
+    async def _answer(self, job: _Job, ranked: _Outcome, started: float) -> SearchResult | SightlineError:
+        if isinstance(ranked, SightlineError):
+            return ranked
+        end = min(job.offset + job.request.first, TIERS[-1])
+        hits = ranked.hits[job.offset : end]
+        if job.depth > TIERS[0]:
+            try:
+                points = await job.serving.index.retrieve([hit.id for hit in hits])
+            except SightlineError as error:
+                return error
+            payloads = {point.id: point.payload for point in points}
+            hits = [replace(hit, payload=payloads.get(hit.id, {})) for hit in hits]
+        generation = job.serving.generation
+        edges = tuple(
+            ResultEdge(_cursor(generation.id, job.fingerprint, rank), rank, hit)
+            for rank, hit in enumerate(hits, start=job.offset + 1)
+        )
+        return SearchResult(
+            request=job.request,
+            edges=edges,
+            has_next_page=end < TIERS[-1] and (end < len(ranked.hits) or (ranked.more and end == len(ranked.hits))),
+            end_cursor=edges[-1].cursor if edges else None,
+            total=ranked.total,
+            total_exact=ranked.total_exact,
+            latency_ms=_ms_since(started),
+            cached=ranked.cached,
+            generation=generation.id,
+            model=generation.model.name,
+            strategy=ranked.strategy,
+            stages_ms=dict(ranked.stages_ms),
+        )
+
+    def _record(self, answer: SearchResult | SightlineError) -> None:
+        if isinstance(answer, SightlineError):
+            metrics.search_errors.labels(code=answer.code).inc()
+            return
+        metrics.search_duration.labels(cached=str(answer.cached).lower()).observe(answer.latency_ms / 1000)
+        for stage, ms in answer.stages_ms.items():
+            metrics.search_stage_duration.labels(stage=stage).observe(ms / 1000)
+        self.stats.record(answer.stages_ms.get("encode"), answer.stages_ms.get("search"), answer.latency_ms)
+
+    def _check_model(self, serving: Serving) -> None:
+        """Words can only be compared with vectors of the same model."""
+        built, loaded = serving.generation.model, self._encoder.model
+        if built.fingerprint != loaded.fingerprint or built.dimension != loaded.dimension:
+            raise IndexNotReady(
+                f"Index {serving.generation.index!r} was built with {_described(built)}, but {_described(loaded)} is "
+                f"loaded. Set CLIP_MODEL={built.name}, or run `sightline index` again to build it with {loaded.name}."
+            )
+
+    # ------------------------------------------------------------ ranked lists
+
+    async def _lists(self, wanted: dict[str, _Job], depth: int) -> dict[str, _Outcome]:
+        """The list of each key: remembered, being made by somebody else, or made here."""
+        started = time.perf_counter()
+        remembered = {key: _decoded(await self._cache.get(key)) for key in wanted}
+        cache_ms = _ms_since(started)
+        outcomes: dict[str, _Outcome] = {}
+        followed: dict[str, asyncio.Future[_Outcome]] = {}
+        led: dict[str, _Job] = {}
+        for key, job in wanted.items():
+            cached = remembered[key]
+            if cached is not None:
+                outcomes[key] = replace(cached, stages_ms={"cache": cache_ms})
+            elif key in self._flights:
+                followed[key] = self._flights[key]
+            else:
+                self._flights[key] = asyncio.get_running_loop().create_future()
+                led[key] = job
+        if led:
+            outcomes |= await self._lead(led, depth)
+        for key, flight in followed.items():
+            outcomes[key] = await asyncio.shield(flight)
+        return outcomes
+
+    async def _lead(self, led: dict[str, _Job], depth: int) -> dict[str, _Outcome]:
+        """Makes lists, remembers the good ones, and hands all to those who wait for them."""
+        flights = {key: self._flights[key] for key in led}
+        try:
+            shallower: dict[str, _Outcome] = {}
+            if depth > TIERS[0]:
+                above = TIERS[TIERS.index(depth) - 1]
+                keys = {self._key(job, above): key for key, job in led.items()}
+                upper = await self._lists({inner: led[key] for inner, key in keys.items()}, above)
+                shallower = {keys[inner]: outcome for inner, outcome in upper.items()}
+            outcomes = await self._compute(led, depth, shallower)
+            for key, outcome in outcomes.items():
+                if isinstance(outcome, _Ranked):
+                    await self._cache.set(key, _encoded(outcome), self._settings.cache_ttl_s)
+                flights[key].set_result(outcome)
+        except BaseException as error:
+            for flight in flights.values():
+                if not flight.done():
+                    flight.set_exception(error)
+                    flight.exception()  # marks it as seen: often nobody waits
+            raise
+        finally:
+            for key in led:
+                del self._flights[key]
+        return outcomes
+
+    async def _compute(self, led: dict[str, _Job], depth: int, shallower: dict[str, _Outcome]) -> dict[str, _Outcome]:
+        outcomes: dict[str, _Outcome] = {k: o for k, o in shallower.items() if isinstance(o, SightlineError)}
+        jobs = {key: replace(job, depth=depth) for key, job in led.items() if key not in outcomes}
+        started = time.perf_counter()
+        texts = await self._encode(term.text for job in jobs.values() for term in job.terms if term.text is not None)
+        encode_ms = _ms_since(started)
+        by_index: dict[str, dict[str, _Job]] = {}
+        for key, job in jobs.items():
+            by_index.setdefault(job.serving.generation.id, {})[key] = job
+        for group in by_index.values():
+            try:
+                ranked = await self._search_index(group, texts)
+            except SightlineError as error:
+                outcomes |= dict.fromkeys(group, error)
+                continue
+            for key, outcome in ranked.items():
+                above = shallower.get(key)
+                if isinstance(outcome, _Ranked):
+                    encoded = any(term.text is not None for term in jobs[key].terms)
+                    stages = ({"encode": encode_ms} if encoded else {}) | outcome.stages_ms
+                    full = _extended(above, outcome, depth) if isinstance(above, _Ranked) else outcome
+                    outcomes[key] = replace(full, stages_ms=stages)
+                else:
+                    outcomes[key] = outcome
+        return outcomes
+
+    async def _encode(self, texts: Iterable[str]) -> dict[str, Vectors | SightlineError]:
+        """The embedding of every text, in one batch; a text that can't be encoded fails by itself."""
+        unique = list(dict.fromkeys(texts))
+        if not unique:
+            return {}
+        try:
+            return dict(zip(unique, await self._encoder.encode_texts(unique), strict=True))
+        except (EncoderUnavailable, Overloaded) as error:
+            return dict.fromkeys(unique, error)
+        except Exception as error:  # whatever a text does to an encoder is that text's error
+            if len(unique) == 1:
+                log.exception("a text can't be encoded")
+                return {unique[0]: EncoderUnavailable(f"The encoder failed on {unique[0]!r}: {error}.")}
+        answers: dict[str, Vectors | SightlineError] = {}
+        for text in unique:
+            answers |= await self._encode([text])
+        return answers
+
+    async def _search_index(
+        self, jobs: dict[str, _Job], texts: dict[str, Vectors | SightlineError]
+    ) -> dict[str, _Outcome]:
+        """All lists of one index: one look for the images that are terms, one batch of searches."""
+        started = time.perf_counter()
+        serving = next(iter(jobs.values())).serving
+        ids = list({id_ for job in jobs.values() for id_ in job.excluded})
+        images = {point.id: point for point in await serving.index.retrieve(ids, vectors=True)} if ids else {}
+        outcomes: dict[str, _Outcome] = {}
+        queries: dict[str, VectorQuery] = {}
+        admitted: dict[str, int] = {}
+        for key, job in jobs.items():
+            try:
+                vector = _combined(job.terms, texts, images)
+            except SightlineError as error:
+                outcomes[key] = error
+                continue
+            admitted[key] = await self._count(serving, job.request.filter)
+            queries[key] = VectorQuery(
+                vector=vector,
+                limit=job.limit,
+                filter=job.request.filter,
+                score_threshold=job.request.score_threshold or None,
+                exact=job.depth > TIERS[0] or (job.request.filter is not None and admitted[key] < _EXACT_BELOW),
+            )
+        answers = dict(zip(queries, await serving.index.search(list(queries.values())), strict=True))
+        # A graph can lose its way under a filter. The count says so, and then everything is compared.
+        lost = [
+            key
+            for key, query in queries.items()
+            if not query.exact and query.score_threshold is None
+            if len(answers[key]) < min(query.limit, admitted[key])
+        ]
+        for key in lost:
+            queries[key] = replace(queries[key], exact=True)
+        answers |= zip(lost, await serving.index.search([queries[key] for key in lost]), strict=True)
+        search_ms = _ms_since(started)
+        for key, query in queries.items():
+            excluded = [images[id_] for id_ in jobs[key].excluded]
+            ranked = _ranked(jobs[key], query, answers[key], admitted[key] - _admitted(excluded, query.filter))
+            outcomes[key] = replace(ranked, stages_ms={"search": search_ms})
+        return outcomes
+
+    async def _count(self, serving: Serving, filter: Filter | None) -> int:
+        """How many images the filter admits; counted once for each generation and filter."""
+        if filter is None:
+            return serving.generation.points
+        key = (serving.generation.id, orjson.dumps(_canonical(filter)))
+        if key not in self._counts:
+            self._counts[key] = await serving.index.count(filter)
+            if len(self._counts) > _COUNTS_KEPT:
+                self._counts.popitem(last=False)
+        return self._counts[key]
+
+    def _key(self, job: _Job, depth: int) -> str:
+        """The cache key of a list: everything that changes it."""
+        generation = job.serving.generation
+        search = [self._settings.search_ef, _EXACT_BELOW, list(TIERS)]
+        return _digest([_SCHEMA, generation.id, generation.model.fingerprint, job.fingerprint, depth, search])
+
+
+# ---------------------------------------------------------------- requests
+
+
+def _described(model: ModelInfo) -> str:
+    return f"model {model.name} ({model.dimension} dimensions, fingerprint {model.fingerprint[:12]})"
+
+
+def _terms(request: SearchRequest) -> tuple[Term, ...]:
+    """The query and the terms, texts normalized: Unicode NFC, runs of white space as one space, case kept."""
+    terms: list[Term] = []
+    if request.query is not None:
+        terms.append(Term(text=_text(request.query, "query")))
+    for position, term in enumerate(request.terms):
+        name = f"terms[{position}]"
+        if sum(source is not None for source in (term.text, term.image_id, term.vector)) != 1:
+            raise BadUserInput(f"{name}: give it exactly one of text, image or vector.")
+        if not math.isfinite(term.weight):
+            raise BadUserInput(f"{name}.weight: it must be a finite number, not {term.weight}.")
+        if term.vector is not None and not (all(map(math.isfinite, term.vector)) and any(term.vector)):
+            raise BadUserInput(f"{name}.vector: its numbers must be finite, and not all 0.")
+        terms.append(term if term.text is None else replace(term, text=_text(term.text, f"{name}.text")))
+    if not terms:
+        raise BadUserInput("query: give a query, or at least one of terms.")
+    if not any(term.weight for term in terms):
+        raise BadUserInput("terms: their weights are all 0. Give at least one another weight.")
+    return tuple(terms)
+
+
+def _text(text: str, name: str) -> str:
+    if not 1 <= len(text.strip()) <= _MAX_QUERY:
+        raise BadUserInput(f"{name}: it must have 1 to {_MAX_QUERY} characters, not {len(text.strip())}.")
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _validate(request: SearchRequest) -> None:
+    if not 1 <= request.first <= _MAX_FIRST:
+        raise BadUserInput(f"first: it must be between 1 and {_MAX_FIRST}, not {request.first}.")
+    if not 0 <= request.score_threshold <= 1:
+        raise BadUserInput(f"scoreThreshold: it must be between 0 and 1, not {request.score_threshold}.")
+    if request.filter is not None:
+        validate(request.filter)
+
+
+def _canonical_terms(terms: tuple[Term, ...]) -> list[Any]:
+    return [[term.text, term.image_id, term.vector, float(term.weight)] for term in terms]
+
+
+def _canonical(node: Filter | None) -> Any:
+    """A filter as plain lists, in which different filters differ."""
+    match node:
+        case None:
+            return None
+        case Match(path, values):
+            return ["match", path, values]
+        case Range(path, gte, lte):
+            return ["range", path, gte, lte]
+        case And(filters):
+            return ["and", *map(_canonical, filters)]
+        case Or(filters):
+            return ["or", *map(_canonical, filters)]
+        case Not(child):
+            return ["not", _canonical(child)]
+
+
+def _digest(parts: list[Any]) -> str:
+    return hashlib.sha256(orjson.dumps(parts)).hexdigest()
+
+
+# ---------------------------------------------------------------- cursors
+
+
+def _cursor(generation: str, fingerprint: str, offset: int) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps([generation, fingerprint[:16], offset])).decode().rstrip("=")
+
+
+def _offset(cursor: str, generation: str, fingerprint: str) -> int:
+    """Where the page after a cursor begins. Raises `CursorStale` when it was given for something else."""
+    try:
+        issued_by, issued_for, offset = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise BadUserInput("after: this is no cursor. Pass the endCursor of an earlier page as it is.") from error
+    if issued_for != fingerprint[:16]:
+        raise CursorStale("after: this cursor belongs to another search. Leave it out to begin with the first page.")
+    if issued_by != generation:
+        raise CursorStale("after: the index has changed since that page. Leave it out to begin with the first page.")
+    if not isinstance(offset, int) or not 0 <= offset <= TIERS[-1]:
+        raise BadUserInput("after: this is no cursor. Pass the endCursor of an earlier page as it is.")
+    return offset
+
+
+# ---------------------------------------------------------------- vectors and lists
+
+
+def _combined(terms: tuple[Term, ...], texts: dict[str, Vectors | SightlineError], images: dict[str, Point]) -> Vectors:
+    """The weighted sum of the terms' unit vectors, at unit length, (d,)."""
+    total: Any = 0.0
+    for term in terms:
+        vector: Any
+        if term.text is not None:
+            vector = texts[term.text]
+            if isinstance(vector, SightlineError):
+                raise vector
+        elif term.image_id is not None:
+            if term.image_id not in images:
+                raise ImageNotFound(f"terms: there is no image {term.image_id!r} in this index.")
+            vector = images[term.image_id].vector
+        else:
+            vector = np.asarray(term.vector, dtype=np.float64)
+        total = total + term.weight * (vector / np.linalg.norm(vector))
+    length = float(np.linalg.norm(total))
+    if not length > _CANCELLED_OUT * sum(abs(term.weight) for term in terms):
+        raise BadUserInput("terms: they cancel each other out, nothing is left to look for. Change a weight.")
+    combined: Vectors = (total / length).astype(np.float32)
+    return combined
+
+
+def _admitted(points: list[Point], filter: Filter | None) -> int:
+    return sum(filter is None or matches(filter, point.payload) for point in points)
+
+
+def _ranked(job: _Job, query: VectorQuery, found: list[Hit], admitted: int) -> _Ranked:
+    hits = [hit for hit in found if hit.id not in job.excluded]
+    more = len(hits) > job.depth
+    strategy: Strategy = "exact" if query.exact else "hnsw" if query.filter is None else "hnsw_filtered"
+    if query.score_threshold is None:
+        total, total_exact = admitted, True
+    else:
+        total, total_exact = min(len(hits), job.depth), query.exact and not more
+    return _Ranked(_shortened(hits, job.depth), more, total, total_exact, strategy)
+
+
+def _extended(above: _Ranked, below: _Ranked, depth: int) -> _Ranked:
+    """A deeper list that begins with the shallower one: who saw its pages sees what follows, and nothing again."""
+    seen = {hit.id for hit in above.hits}
+    hits = above.hits + [hit for hit in below.hits if hit.id not in seen]
+    return replace(below, hits=_shortened(hits, depth), more=below.more or len(hits) > depth)
+
+
+def _shortened(hits: list[Hit], depth: int) -> list[Hit]:
+    """At most `depth` hits; payloads only in the shallowest list, where every page needs them."""
+    return hits[:depth] if depth == TIERS[0] else [replace(hit, payload={}) for hit in hits[:depth]]
+
+
+def _encoded(ranked: _Ranked) -> bytes:
+    hits = [[hit.id, hit.score, hit.payload] for hit in ranked.hits]
+    return orjson.dumps([hits, ranked.more, ranked.total, ranked.total_exact, ranked.strategy])
+
+
+def _decoded(stored: bytes | None) -> _Ranked | None:
+    """A list from the cache; None when there is none or what lies there is damaged."""
+    if stored is None:
+        return None
+    try:
+        rows, more, total, total_exact, strategy = orjson.loads(stored)
+        hits = [Hit(str(id_), float(score), dict(payload)) for id_, score, payload in rows]
+        return _Ranked(hits, bool(more), int(total), bool(total_exact), strategy, cached=True)
+    except (ValueError, TypeError):
+        return None
+
+
+def _ms_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1000

@@ -1,0 +1,124 @@
+"""Every setting, with its unit, its default and the reason for it. `sightline settings` prints this list.
+
+Settings come from the environment or a `.env` file in the working directory; the environment wins.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """All of Sightline's settings. A field `clip_model` is the variable `CLIP_MODEL`."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    clip_model: str = Field(
+        "sightline-small",
+        description="OpenCLIP model name. The default is the small model shipped with the project, which knows only "
+        "drawn scenes; for photographs use ViT-H-14.",
+    )
+    clip_pretrained: str = Field(
+        "",
+        description="Pretrained tag of the model (laion2b_s32b_b79k for ViT-H-14), or the path of a local safetensors "
+        "file. Empty for the shipped model.",
+    )
+    clip_device: Literal["auto", "cuda", "mps", "cpu"] = Field(
+        "auto", description="Where the encoder computes. auto takes the first of CUDA, MPS and CPU that is there."
+    )
+    clip_threads: int = Field(
+        0,
+        ge=0,
+        description="CPU threads of the encoder. 0 takes one for each core, which is fastest for single queries.",
+    )
+    clip_max_batch: int = Field(
+        64,
+        ge=1,
+        le=1024,
+        description="Most texts encoded at once. Larger batches raise throughput and the slowest latency.",
+    )
+    clip_queue_limit: int = Field(
+        1024,
+        ge=1,
+        description="Texts waiting for the encoder before OVERLOADED is answered: bounds memory and waiting time.",
+    )
+
+    index_path: Path = Field(
+        Path("data"), description="Folder that holds every local index: vectors, ledger, thumbnails."
+    )
+    index_name: str = Field(
+        "default", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="The index that is meant when none is named."
+    )
+    index_batch_size: int = Field(
+        256,
+        ge=1,
+        le=4096,
+        description="Pictures embedded and written at once. 256 keeps the encoder busy in bounded memory.",
+    )
+    index_workers: int = Field(4, ge=1, le=64, description="Processes that decode pictures while the encoder works.")
+    index_max_pixels: int = Field(
+        100_000_000, ge=1, description="Pixels above which a picture is refused: guards against decompression bombs."
+    )
+    index_max_bytes: int = Field(
+        256 * 1024 * 1024, ge=1, description="Bytes above which a file is refused before it is read."
+    )
+    index_decode_timeout_s: float = Field(
+        20.0, gt=0, description="Seconds after which decoding one picture is given up and its worker replaced."
+    )
+    index_worker_memory_mb: int = Field(
+        2048, ge=128, description="Megabytes of address space a decoding worker may add before it is stopped."
+    )
+    index_thumbnail_px: int = Field(
+        320, ge=32, le=2048, description="Longer side of thumbnails in pixels: a grid cell at 2x."
+    )
+    index_keep_generations: int = Field(2, ge=1, description="Generations kept for rollback, the serving one included.")
+
+    search_hnsw_m: int = Field(
+        16, ge=4, le=128, description="HNSW links per node. 16 holds recall at 1M x 512 in bounded RAM."
+    )
+    search_ef_construct: int = Field(
+        200, ge=8, le=2000, description="HNSW candidates while building: quality of the graph."
+    )
+    search_ef: int = Field(128, ge=8, le=4096, description="HNSW candidates while searching: recall against latency.")
+    search_quantile: float = Field(
+        0.99, gt=0.5, le=1, description="Quantile of values kept by int8 quantization; the rest is clipped."
+    )
+
+    cache_max_bytes: int = Field(
+        64 * 1024 * 1024, ge=0, description="Bytes of answers remembered in this process; 0 remembers nothing."
+    )
+    cache_ttl_s: float = Field(
+        3600, gt=0, description="Seconds an answer is remembered. Promotions change the key anyway."
+    )
+
+    api_host: str = Field("127.0.0.1", description="Address to listen on. Containers set 0.0.0.0.")
+    api_port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes any free one.")
+    api_max_depth: int = Field(12, ge=1, description="Levels of nested fields a query may have.")
+    api_max_aliases: int = Field(30, ge=0, description="Aliases a query may have: bounds searches in one request.")
+    api_max_tokens: int = Field(2000, ge=10, description="Lexical tokens a query may have: bounds parsing.")
+    api_max_complexity: int = Field(
+        5000, ge=1, description="Cost a query may have: each field counts 1, lists count `first` times their contents."
+    )
+    api_max_body_bytes: int = Field(10 * 1024 * 1024, ge=1024, description="Bytes of a request's body.")
+    api_request_timeout_s: float = Field(
+        10.0, gt=0, description="Seconds after which a request is given up with an error, so that none is left hanging."
+    )
+    api_shutdown_grace_s: float = Field(
+        20.0, ge=0, description="Seconds that running requests get to finish after SIGTERM."
+    )
+    api_introspection: bool = Field(True, description="Whether the schema can be asked for; GraphiQL needs it.")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line written."
+    )
+
+
+@cache
+def settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings()

@@ -1,0 +1,55 @@
+"""Small real indexes for the tests of serving and searching."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.generations import Generation, GenerationStore
+from engine.indexes.edge import EdgeIndex
+from engine.ports import Encoder, Point
+from engine.settings import Settings
+
+Build = Callable[..., Generation]
+
+
+def id_of(number: int) -> str:
+    """The id of the picture with this number."""
+    return str(uuid.UUID(int=number))
+
+
+def build(
+    root: Path, captions: Sequence[str], encoder: Encoder, *, index: str = "default", promote: bool = True
+) -> Generation:
+    """A finished generation with one picture per caption, whose vector is nearly that of the caption."""
+    noise = np.random.default_rng(len(captions)).standard_normal((len(captions), encoder.model.dimension))
+    vectors = encoder.encode_texts(captions) + 0.03 * noise.astype(np.float32)
+
+    def payload(number: int) -> dict[str, Any]:
+        return {"category": captions[number].split()[-1], "width": number, "metadata": {"caption": captions[number]}}
+
+    async def write() -> None:
+        shard = EdgeIndex.create(generation.shard, encoder.model.dimension, Settings(_env_file=None))
+        await shard.upsert([Point(id_of(n), vector, payload(n)) for n, vector in enumerate(vectors)])
+        await shard.optimize()
+        await shard.close()
+
+    store = GenerationStore(root, index)
+    generation = store.begin(encoder.model)
+    asyncio.run(write())
+    generation = store.finish(generation, len(captions))
+    if promote:
+        store.promote(generation.id)
+    return generation
+
+
+@pytest.fixture(scope="session", name="build")
+def build_fixture() -> Build:
+    """Builds a generation; call it from tests and fixtures that are not async."""
+    return build

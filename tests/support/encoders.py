@@ -1,0 +1,103 @@
+"""A small real encoder for tests: words and pictures meet in one space, without torch and without weights."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image, Resampling
+
+from engine.ports import ModelInfo, Pixels, Vectors
+
+PALETTE = {
+    "red": (220, 30, 30),
+    "orange": (245, 140, 20),
+    "yellow": (245, 225, 40),
+    "green": (40, 160, 60),
+    "blue": (35, 80, 220),
+    "purple": (130, 45, 170),
+    "pink": (250, 130, 185),
+    "brown": (120, 72, 35),
+    "black": (0, 0, 0),
+    "white": (255, 255, 255),
+}
+"""The colours that pictures are named by, RGB from 0 to 255."""
+
+_SIDE = 8
+_COLOURS = np.array(list(PALETTE.values()), dtype=np.float32) / 255
+
+
+class WordEncoder:
+    """Text is a bag of its lower-cased words; a picture is its colour's word, and a little of its pixels.
+
+    So "red" finds red pictures before others, "a red car" finds them too, and equal inputs have equal vectors on
+    every machine. It holds no state that changes: any number of threads may call it.
+    """
+
+    def __init__(self, dimension: int = 64, name: str = "words") -> None:
+        fingerprint = hashlib.sha256(f"{name} {dimension}".encode()).hexdigest()[:16]
+        self._model = ModelInfo(
+            name=name,
+            pretrained="",
+            dimension=dimension,
+            image_size=_SIDE,
+            context_length=77,
+            fingerprint=fingerprint,
+        )
+        self._projection = np.stack([self._word(f"pixel {number}") for number in range(3 * _SIDE * _SIDE)])
+        self._colour_words = np.stack([self._word(colour) for colour in PALETTE])
+
+    @property
+    def model(self) -> ModelInfo:
+        """Describes this encoder; its fingerprint changes with name and dimension."""
+        return self._model
+
+    @property
+    def device(self) -> str:
+        """Always "cpu"."""
+        return "cpu"
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Sums of word vectors, (n, d); a text without words has a vector of its own."""
+        if not texts:
+            return np.zeros((0, self._model.dimension), dtype=np.float32)
+        return _unit(np.stack([self._bag(text) for text in texts]))
+
+    def preprocess(self, image: Image) -> Pixels:
+        """The picture at 8 x 8 pixels, from 0 to 1: (3, 8, 8)."""
+        small = image.convert("RGB").resize((_SIDE, _SIDE), Resampling.BOX)
+        return np.ascontiguousarray(np.asarray(small, dtype=np.float32).transpose(2, 0, 1) / 255)
+
+    def encode_images(self, pixels: Pixels) -> Vectors:
+        """The word of the mean colour, moved by how the pixels differ from that colour: (n, d)."""
+        if not len(pixels):
+            return np.zeros((0, self._model.dimension), dtype=np.float32)
+        mean = pixels.mean(axis=(2, 3))
+        nearest = np.linalg.norm(mean[:, None] - _COLOURS, axis=2).argmin(axis=1)
+        rest = pixels - _COLOURS[nearest][:, :, None, None]
+        # Divided so that pixels move a vector by at most its own length, and by far less in a picture of one colour.
+        moved = rest.reshape(len(pixels), -1) @ self._projection / np.sqrt(len(self._projection))
+        return _unit(self._colour_words[nearest] + moved)
+
+    def warm_up(self) -> None:
+        """Has nothing to warm."""
+
+    def _bag(self, text: str) -> Vectors:
+        words = re.findall(r"\w+", text.lower()) or [""]
+        bag: Vectors = np.stack([self._word(word) for word in words]).sum(axis=0)
+        return bag
+
+    def _word(self, word: str) -> Vectors:
+        """A random direction that only the word decides."""
+        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8])
+        direction: Vectors = _unit(np.random.default_rng(seed).standard_normal((1, self._model.dimension)))[0]
+        return direction
+
+
+def _unit(vectors: NDArray[np.floating[Any]]) -> Vectors:
+    unit: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
