@@ -1,0 +1,554 @@
+"""One indexing run: the source's pictures become a generation of the index, and nothing less ever serves.
+
+Everything is written to a generation of its own, batch by batch: thumbnails, then vectors, then the ledger. A run that
+ends at any point, by an error, an interrupt or a kill, leaves the serving generation as it was and an unfinished one
+that the next run goes on with; at most one batch is done again, under the same ids. Only a complete, checked generation
+is promoted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NoReturn, Protocol
+
+from sqlalchemy.exc import SQLAlchemyError
+
+import engine
+from engine.errors import IndexCorrupt, SightlineError, SourceError
+from engine.generations import Generation, GenerationStore
+from engine.indexes.edge import EdgeIndex
+from engine.ports import Encoder, Point, Vectors
+from engine.settings import Settings
+from indexing.decode import Decoded, Outcome, Reason
+from indexing.encoding import CHUNK, encode, find_fit
+from indexing.ledger import Build, Ledger, Row
+from indexing.manifest import write_manifest
+from indexing.plan import Plan, Work, make_plan, stamp
+from indexing.sources import FolderSource, Problem, read_metadata
+from indexing.workers import DECODER, DecoderPool
+from observability.metrics import indexing_images
+
+MANIFEST: Final = "manifest.json"
+LEDGER: Final = "ledger.sqlite"
+THUMBNAILS: Final = "thumbnails"
+
+_SPARE_BYTES: Final = 256 * 2**20
+"""Disk space that is never used up: Edge writes through memory maps, which crash the process when the disk is full."""
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_WORDS: Final = ("no space left on device", "disk is full", "quota exceeded", "file too large")
+_ATTEMPTS: Final = 2
+
+
+class Progress(Protocol):
+    """Hears how a run goes on. It may raise to end the run, and the run can be continued like any other."""
+
+    def stage(self, name: str) -> None:
+        """A step begins: reading, encoding, writing, deleting, checking, optimizing, promoting and others."""
+        ...
+
+    def start(self, total: int) -> None:
+        """So many files have to be decoded."""
+        ...
+
+    def advance(self, key: str, reason: Reason | None) -> None:
+        """One file is done; None means that it will be indexed."""
+        ...
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run did. `skipped` has every file that is not in the index, from this run or an earlier one, by reason.
+
+    `total` is how many pictures the index has now; `generation` serves now and has its `manifest`; `resumed` tells that
+    an interrupted run was continued, `changed` that a new generation was promoted. `replaced`
+    is the folder that the index was made from before, if that was another one. `seconds` is the whole run,
+    `encoding_seconds` the part from the first file to the last, without loading the model and building the graph.
+    """
+
+    index: str
+    source: str
+    indexed: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    total: int = 0
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    generation: str = ""
+    manifest: Path | None = None
+    resumed: bool = False
+    changed: bool = False
+    replaced: str | None = None
+    seconds: float = 0.0
+    encoding_seconds: float = 0.0
+
+
+async def index(
+    source: FolderSource,
+    *,
+    settings: Settings,
+    encoder_factory: Callable[[], Encoder],
+    index_name: str,
+    progress: Progress,
+    decoder: str = DECODER,
+) -> Report:
+    """Makes the index hold what the source holds, and promotes the result. Does as little as that takes.
+
+    `encoder_factory` is called only if there is something to encode; `decoder` names the function that decoding
+    workers call. Raises `SourceError` if the source has no picture that can be read, and `SightlineError` if the disk
+    is full.
+    """
+    started = time.monotonic()
+    await asyncio.to_thread(source.check)
+    store = GenerationStore(settings.index_path, index_name)
+    try:
+        with store.lock():
+            ledger = Ledger(store.folder / LEDGER)
+            try:
+                run = _Run(source, settings, encoder_factory, index_name, progress, decoder, store, ledger)
+                report = await run.go()
+            finally:
+                ledger.close()
+    except (OSError, SQLAlchemyError, SightlineError) as error:
+        _explain_full_disk(error, settings.index_path)
+        raise
+    report.seconds = time.monotonic() - started
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A file that was decoded and, if it is a picture, encoded to a (d,) vector."""
+
+    work: Work
+    outcome: Outcome
+    vector: Vectors | None
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run's state. `reference` is the generation that the ledger's rows in use describe: see `_choose`."""
+
+    source: FolderSource
+    settings: Settings
+    encoder_factory: Callable[[], Encoder]
+    index_name: str
+    progress: Progress
+    decoder: str
+    store: GenerationStore
+    ledger: Ledger
+    encoder: Encoder | None = None
+    reference: Generation | None = None
+    building: bool = False
+    vectors: EdgeIndex | None = None
+    held: list[Row] = field(default_factory=list)
+    report: Report = field(init=False)
+
+    async def go(self) -> Report:
+        """The whole run, noted in the ledger however it ends."""
+        self.report = Report(self.index_name, str(self.source.path))
+        number = self.ledger.start_run(self.report.source)
+        outcome = "failed"
+        try:
+            await self._run()
+            outcome = "done"
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            outcome = "interrupted"
+            raise
+        finally:
+            if self.vectors:
+                with suppress(SightlineError):  # what goes on is told by the error on its way
+                    await self.vectors.close()
+            with suppress(SQLAlchemyError):
+                report = self.report
+                skipped = sum(map(len, report.skipped.values()))
+                self.ledger.end_run(
+                    number,
+                    outcome,
+                    generation=report.generation or None,
+                    indexed=report.indexed,
+                    unchanged=report.unchanged,
+                    skipped=skipped,
+                    deleted=report.deleted,
+                )
+        return self.report
+
+    async def _run(self) -> None:
+        self.progress.stage("reading")
+        self._tidy()
+        serving = self.store.current()
+        build = self.ledger.build(serving.id) if serving else None
+        if build and build.source != self.report.source:
+            self.report.replaced = build.source
+        for attempt in range(_ATTEMPTS):
+            plan = await self._plan()
+            self.report.resumed |= self.building and not attempt
+            await self._decode(plan)
+            await self._delete(plan.gone)
+            if not self.building or await self._check():
+                break
+        else:
+            raise IndexCorrupt(
+                "The new generation loses vectors that were written to it. Check the disk, then run the same command "
+                "again; the serving generation is untouched."
+            )
+        if self.building:
+            await self._finish(plan)
+        elif not plan.nothing_to_do:
+            self._write_manifest(plan)
+        self._conclude(plan)
+
+    # ---------------------------------------------------------------- where to start from
+
+    def _tidy(self) -> None:
+        """Ends what a killed run had nearly ended, and drops what it had hardly begun."""
+        for build in self.ledger.builds():
+            generation = self._find(build.generation)
+            if generation and generation.state == "ready" and not build.promoted:
+                self.store.promote(generation.id)
+                self.ledger.mark_promoted(generation.id)
+                self.report.changed = self.report.resumed = True
+        unfinished = self.store.building()
+        if unfinished and not self.ledger.build(unfinished.id):
+            self.store.discard(unfinished)
+        self._forget()
+
+    def _find(self, generation: str) -> Generation | None:
+        return next((found for found in self.store.list() if found.id == generation), None)
+
+    def _forget(self) -> None:
+        """Drops the rows of generations that are no more, and the thumbnails that only they had."""
+        there = {generation.id for generation in self.store.list()}
+        lost = self.ledger.forget([build.generation for build in self.ledger.builds() if build.generation not in there])
+        for content_hash in lost:
+            (self.store.folder / _thumbnail(content_hash)).unlink(missing_ok=True)
+
+    def _choose(self) -> None:
+        """Sets `reference`: the unfinished generation, or the serving one, or none, whichever has the wanted model."""
+        self.reference, self.building = None, False
+        unfinished, serving = self.store.building(), self.store.current()
+        if unfinished:
+            if self._has_wanted_model(unfinished):
+                self.reference, self.building = unfinished, True
+                return
+            self.store.discard(unfinished)
+            self._forget()
+        if serving and self._has_wanted_model(serving):
+            self.reference = serving
+
+    def _has_wanted_model(self, generation: Generation) -> bool:
+        build = self.ledger.build(generation.id)
+        if not build:
+            return False
+        wanted = _requested_model(self.settings)
+        if self.encoder is None and build.requested_model == wanted:
+            return True
+        same = self._loaded().model.fingerprint == generation.model.fingerprint
+        if same and build.requested_model != wanted:
+            self.ledger.name_model(generation.id, wanted)
+        return same
+
+    def _loaded(self) -> Encoder:
+        if self.encoder is None:
+            self.progress.stage("loading the model")
+            self.encoder = self.encoder_factory()
+        return self.encoder
+
+    async def _plan(self) -> Plan:
+        """What to do. The model is loaded if something has to be encoded, and then what to do is judged by it."""
+        self._choose()
+        plan = await asyncio.to_thread(self._compare)
+        if plan.work and self.encoder is None:
+            self._loaded()
+            before = self.reference
+            self._choose()
+            if self.reference != before:
+                plan = await asyncio.to_thread(self._compare)
+        if self.reference and plan.touched:
+            self.ledger.record(self.reference.id, plan.touched)
+        return plan
+
+    def _compare(self) -> Plan:
+        rows: Iterator[Row] = self.ledger.rows(self.reference.id) if self.reference else iter(())
+        return make_plan(self.source.scan(), rows)
+
+    # ---------------------------------------------------------------- pictures to vectors
+
+    async def _decode(self, plan: Plan) -> None:
+        if not plan.work:
+            return
+        encoder = self._loaded()
+        fit = await asyncio.to_thread(find_fit, encoder)
+        pool = DecoderPool(self.settings, fit, ahead=CHUNK, decoder=self.decoder)
+        self.progress.start(len(plan.work))
+        started = time.monotonic()
+        batch: list[_Done] = []
+        pictures: list[tuple[Work, Decoded]] = []
+        async with aclosing(pool.decode(plan.work)) as results:
+            async for work, outcome in results:
+                if isinstance(outcome, Decoded):
+                    pictures.append((work, outcome))
+                else:
+                    batch.append(_Done(work, outcome, None))
+                    self._advance(work, outcome.reason)
+                full = len(batch) + len(pictures) >= self.settings.index_batch_size
+                if len(pictures) >= CHUNK or full:
+                    batch += await self._encode(encoder, pictures)
+                    pictures = []
+                if full:
+                    await self._write(batch)
+                    batch = []
+        batch += await self._encode(encoder, pictures)
+        await self._write(batch)
+        self.report.encoding_seconds += time.monotonic() - started
+
+    async def _encode(self, encoder: Encoder, pictures: Sequence[tuple[Work, Decoded]]) -> list[_Done]:
+        if not pictures:
+            return []
+        self.progress.stage("encoding")
+        vectors = await asyncio.to_thread(encode, encoder, [decoded for _, decoded in pictures])
+        for work, _ in pictures:
+            self._advance(work, None)
+        return [_Done(work, decoded, vector) for (work, decoded), vector in zip(pictures, vectors, strict=True)]
+
+    def _advance(self, work: Work, reason: Reason | None) -> None:
+        indexing_images.labels(reason or "indexed").inc()
+        self.progress.advance(work.item.key, reason)
+
+    async def _write(self, batch: Sequence[_Done]) -> None:
+        """Writes a batch in the order that makes it safe to be killed: thumbnails, vectors, ledger."""
+        self.progress.stage("writing")
+        rows = [self._row(done) for done in batch]
+        points = [self._point(done) for done in batch if done.vector is not None]
+        lost = [
+            done.work.known.id
+            for done in batch
+            if done.vector is None and done.work.known and done.work.known.state == "indexed"
+        ]
+        if points or lost:
+            vectors = await self._begin()
+            self._check_space(0)
+            await asyncio.to_thread(self._write_thumbnails, [done.outcome for done in batch])
+            self.progress.stage("upserting")
+            await vectors.upsert(points)
+            await vectors.delete(lost)
+            self.progress.stage("recording")
+        if self.reference:
+            self.ledger.record(self.reference.id, rows)
+        else:
+            self.held += rows
+        self.report.indexed += len(points)
+        self.progress.stage("written")
+
+    async def _begin(self) -> EdgeIndex:
+        """The vectors of the generation being built, which is begun or opened with the first write to it."""
+        if self.vectors:
+            return self.vectors
+        if self.building and self.reference:
+            self.vectors = EdgeIndex.open(self.reference.shard, self.settings)
+            return self.vectors
+        base = self.reference
+        model = base.model if base else self._loaded().model
+        self._check_space(_disk_bytes(base.shard) if base else 0)
+        self.progress.stage("beginning")
+        generation = self.store.begin(model, base)
+        if base:
+            self.vectors = EdgeIndex.open(generation.shard, self.settings)
+        else:
+            self.vectors = EdgeIndex.create(generation.shard, model.dimension, self.settings)
+        requested = _requested_model(self.settings)
+        self.ledger.adopt(
+            Build(generation.id, base.id if base else None, requested, self.report.source, promoted=False)
+        )
+        self.ledger.record(generation.id, self.held)
+        self.held = []
+        self.reference, self.building = generation, True
+        return self.vectors
+
+    def _row(self, done: _Done) -> Row:
+        item, outcome = done.work.item, done.outcome
+        id_ = _image_id(self.index_name, item.key)
+        if isinstance(outcome, Decoded):
+            facts: dict[str, Any] = {
+                "state": "indexed",
+                "content_hash": outcome.content_hash,
+                "width": outcome.width,
+                "height": outcome.height,
+            }
+        else:
+            facts = {"state": "skipped", "reason": str(outcome.reason), "detail": outcome.detail or None}
+        return Row(item.key, item.size, item.mtime_ns, stamp(item), id_, **facts)
+
+    def _point(self, done: _Done) -> Point:
+        item, picture = done.work.item, done.outcome
+        assert isinstance(picture, Decoded)  # noqa: S101 - only pictures have vectors
+        metadata = read_metadata(item.sidecar) if item.sidecar else {}
+        category = metadata.get("category")
+        payload = {
+            "filePath": item.path,
+            "fileName": Path(item.path).name,
+            "objectKey": item.key,
+            "width": picture.width,
+            "height": picture.height,
+            "category": category if isinstance(category, str) else None,
+            "takenAt": picture.taken_at,
+            "contentHash": picture.content_hash,
+            "thumbnail": _thumbnail(picture.content_hash),
+            "metadata": metadata,
+        }
+        return Point(_image_id(self.index_name, item.key), done.vector, payload)
+
+    def _write_thumbnails(self, outcomes: Sequence[Outcome]) -> None:
+        for picture in outcomes:
+            if isinstance(picture, Decoded):
+                path = self.store.folder / _thumbnail(picture.content_hash)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draft = path.with_suffix(".part")
+                draft.write_bytes(picture.thumbnail)
+                draft.replace(path)
+
+    async def _delete(self, gone: Sequence[Row]) -> None:
+        if not gone:
+            return
+        self.progress.stage("deleting")
+        ids = [row.id for row in gone if row.state == "indexed"]
+        if ids:
+            await (await self._begin()).delete(ids)
+        if self.reference:
+            self.ledger.remove(self.reference.id, [row.key for row in gone])
+        self.report.deleted += len(ids)
+        indexing_images.labels("deleted").inc(len(ids))
+
+    # ---------------------------------------------------------------- to the serving generation
+
+    async def _check(self) -> bool:
+        """Whether the vectors are those that the ledger names. Those too many go; files without one are done again."""
+        assert self.reference  # noqa: S101 - a generation is being built
+        self.progress.stage("checking")
+        vectors = await self._begin()
+        named, there = self.ledger.indexed(self.reference.id), set(await vectors.ids())
+        await vectors.delete(sorted(there - named.keys()))
+        missing = [key for id_, key in named.items() if id_ not in there]
+        self.ledger.remove(self.reference.id, missing)
+        return not missing
+
+    async def _finish(self, plan: Plan) -> None:
+        """Makes the generation complete and serves it."""
+        assert self.reference  # noqa: S101 - a generation is being built
+        assert self.vectors  # noqa: S101 - and was just checked
+        generation, vectors = self.reference, self.vectors
+        total = self.ledger.counts(generation.id)["indexed"]
+        if not total:
+            await vectors.close()
+            self._refuse_empty(self.ledger.skipped(generation.id))
+        self._check_space((await vectors.info()).disk_bytes)
+        self.progress.stage("optimizing")
+        await vectors.optimize()
+        points = (await vectors.info()).points
+        if points != total:
+            raise IndexCorrupt(
+                f"The new generation has {points} vectors for {total} pictures. Run the same command again; the "
+                "serving generation is untouched."
+            )
+        await vectors.close()
+        self._write_manifest(plan)
+        self.progress.stage("finishing")
+        self.store.finish(generation, points)
+        self.progress.stage("promoting")
+        self.store.promote(generation.id)
+        self.progress.stage("promoted")
+        self.ledger.mark_promoted(generation.id)
+        self.store.prune(self.settings.index_keep_generations)
+        self._forget()
+        self.report.changed = True
+
+    def _write_manifest(self, plan: Plan) -> None:
+        if not self.reference:
+            return
+        self.progress.stage("listing")
+        write_manifest(
+            self.reference.path / MANIFEST,
+            source=self.report.source,
+            model=self.reference.model,
+            counts=self.ledger.counts(self.reference.id),
+            problems=plan.problems,
+            rows=self.ledger.rows(self.reference.id),
+        )
+
+    def _conclude(self, plan: Plan) -> None:
+        if not self.reference:
+            by_reason: dict[str, list[str]] = {}
+            for row in self.held:
+                by_reason.setdefault(str(row.reason), []).append(row.key)
+            self._refuse_empty(by_reason)
+        report = self.report
+        report.generation = self.reference.id
+        report.manifest = self.reference.path / MANIFEST
+        report.total = self.ledger.counts(self.reference.id)["indexed"]
+        report.unchanged = plan.unchanged + len(plan.touched)
+        indexing_images.labels("unchanged").inc(report.unchanged)
+        report.skipped = self.ledger.skipped(self.reference.id)
+        report.problems = plan.problems
+
+    def _refuse_empty(self, skipped: dict[str, list[str]]) -> NoReturn:
+        """An index without pictures is no use, and more often a mistake than a wish."""
+        if self.building and self.reference:
+            self.store.discard(self.reference)
+            self._forget()
+        reasons = "; ".join(f"{keys[0]}: {Reason(reason).sentence}" for reason, keys in list(skipped.items())[:3])
+        raise SourceError(
+            f"None of the {sum(map(len, skipped.values()))} files in {self.source.path} is a picture that can be read "
+            f"({reasons}). Name another folder, or repair these files. The index is as it was."
+        )
+
+    def _check_space(self, needed: int) -> None:
+        free = shutil.disk_usage(self.store.folder).free
+        if free < needed + _SPARE_BYTES:
+            raise OSError(
+                errno.ENOSPC, f"{(needed + _SPARE_BYTES) // 2**20} MB are needed, {free // 2**20} MB are free"
+            )
+
+
+def _explain_full_disk(error: BaseException, folder: Path) -> None:
+    """Raises what a person can act on, if the disk is the reason."""
+    cause: BaseException | None = error
+    while cause:
+        full = isinstance(cause, OSError) and cause.errno in _FULL
+        if full or any(words in str(cause).lower() for words in _FULL_WORDS):
+            raise SightlineError(
+                f"The disk of {folder} is full: {getattr(cause, 'strerror', None) or cause}. Free some space, or set "
+                "INDEX_PATH to another disk, and run the same command again: it goes on from here. The serving "
+                "generation is untouched."
+            ) from error
+        cause = cause.__cause__ or cause.__context__
+
+
+def _requested_model(settings: Settings) -> str:
+    """How the settings name the model, and which file that is as far as a glance tells: enough to see a change."""
+    shipped = Path(engine.__file__).parent / "weights" / settings.clip_model / "model.safetensors"
+    weights = Path(settings.clip_pretrained) if settings.clip_pretrained else shipped
+    try:
+        about = weights.stat()
+    except OSError:
+        return f"{settings.clip_model} {settings.clip_pretrained}"
+    return f"{settings.clip_model} {settings.clip_pretrained} {about.st_size} {about.st_mtime_ns}"
+
+
+def _image_id(index_name: str, key: str) -> str:
+    """The id of a picture: the same for the same index and key, on every machine, for ever."""
+    return str(uuid.uuid5(uuid.uuid5(uuid.NAMESPACE_URL, f"sightline:{index_name}"), key))
+
+
+def _thumbnail(content_hash: str) -> str:
+    return f"{THUMBNAILS}/{content_hash[:2]}/{content_hash}.webp"
+
+
+def _disk_bytes(folder: Path) -> int:
+    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,103 @@
+"""A decoding worker: the child process, and the frames it exchanges with its parent.
+
+    python -m indexing.worker '{"decoder": "indexing.decode:decode", "memory_mb": 2048, "timeout_s": 20, "rules": {…}}'
+
+It reads one request a line on standard input and answers with one frame on standard output. Answers are JSON and raw
+bytes, not pickles: the worker has touched hostile files, and its parent must not run what it sends.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from indexing.decode import Decoded, Failure, Fit, Outcome, Reason, Rules
+
+Decoder = Callable[[str, Rules], Outcome]
+
+HEADER: Final = struct.Struct("<III")
+"""A frame begins with three lengths in bytes: of the JSON, of the pixels, of the thumbnail."""
+_GRACE: Final = 2.0
+
+
+def rules_from(data: dict[str, Any]) -> Rules:
+    """The rules that `dataclasses.asdict` took apart."""
+    return Rules(**{**data, "fit": Fit(**data["fit"]) if data["fit"] else None})
+
+
+def pack(outcome: Outcome | None) -> bytes:
+    """One frame; None says that the worker is ready."""
+    pixels = thumbnail = b""
+    facts: dict[str, Any] = {}
+    if isinstance(outcome, Decoded):
+        facts = {
+            name: getattr(outcome, name) for name in ("content_hash", "width", "height", "taken_at", "pixels_size")
+        }
+        pixels, thumbnail = outcome.pixels, outcome.thumbnail
+    elif outcome is not None:
+        facts = asdict(outcome)
+    text = json.dumps({"kind": type(outcome).__name__, "facts": facts}).encode()
+    return b"".join((HEADER.pack(len(text), len(pixels), len(thumbnail)), text, pixels, thumbnail))
+
+
+def unpack(text: bytes, pixels: bytes, thumbnail: bytes) -> Outcome | None:
+    """What a frame's parts say. Raises `ValueError`, `TypeError` or `KeyError` if they are no frame of ours."""
+    frame = json.loads(text)
+    facts = frame["facts"]
+    if frame["kind"] == "Decoded":
+        width, height = facts.pop("pixels_size")
+        return Decoded(**facts, pixels_size=(width, height), pixels=pixels, thumbnail=thumbnail)
+    return Failure(Reason(facts["reason"]), facts["detail"]) if frame["kind"] == "Failure" else None
+
+
+def limit_memory(megabytes: int) -> None:
+    """Lets this process add that much address space and no more, and leave no core files."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    statm = Path("/proc/self/statm")
+    if not statm.exists():  # elsewhere than on Linux the size in use is not told, and the limit is not kept
+        return
+    used = int(statm.read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 2**20,) * 2)
+
+
+def serve(requests: BinaryIO, answers: BinaryIO, decoder: Decoder, rules: Rules, timeout_s: float) -> None:
+    """Answers requests until there are no more.
+
+    The parent kills a worker that takes too long. Should the parent itself be gone, the alarm does.
+    """
+    answers.write(pack(None))
+    answers.flush()
+    for line in requests:
+        signal.setitimer(signal.ITIMER_REAL, timeout_s * _GRACE)
+        outcome = decoder(json.loads(line), rules)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        answers.write(pack(outcome))
+        answers.flush()
+
+
+def main(order: str) -> None:
+    """Runs a worker on this process's standard input and output."""
+    told = json.loads(order)
+    module, _, name = told["decoder"].partition(":")
+    decoder: Decoder = getattr(importlib.import_module(module), name)
+    warnings.simplefilter("ignore")
+    answers = os.fdopen(os.dup(1), "wb", buffering=2**20)
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)  # what a library prints must not get between the frames
+    limit_memory(told["memory_mb"])
+    with answers, sys.stdin.buffer as requests:
+        serve(requests, answers, decoder, rules_from(told["rules"]), told["timeout_s"])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
