@@ -1,0 +1,1 @@
+"""The server: GraphQL, probes, pictures and the page."""

@@ -1,0 +1,121 @@
+"""The ASGI application: the routes, and what every answer has in common."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from engine.ports import Cache, Encoder
+from engine.settings import Settings
+from graphql_api import graphiql
+from graphql_api.context import Context
+from graphql_api.http import GraphQLEndpoint
+from graphql_api.media import Media, internal_problem, problem
+from graphql_api.probes import Probes
+from graphql_api.schema import create_schema
+from graphql_api.services import Services
+
+STATIC: Final = Path(__file__).parent / "static"
+
+SECURITY_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+}
+
+PAGE_POLICY: Final = (
+    "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; object-src 'none'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+
+
+def create_app(
+    settings: Settings,
+    encoder: Encoder | None = None,
+    cache: Cache | None = None,
+    services: Services | None = None,
+) -> Starlette:
+    """The application. An `encoder` or `cache` given replaces the settings' own; `services` replaces all."""
+    services = services or Services(settings, encoder, cache)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        services.start()
+        try:
+            yield
+        finally:
+            services.draining = True
+            await services.close()
+
+    media, probes = Media(services), Probes(services)
+    endpoint = GraphQLEndpoint(create_schema(settings), settings, lambda: Context(services))
+    app = Starlette(
+        routes=[
+            Route("/", _page),
+            Route("/graphql", endpoint),
+            Route("/livez", probes.live),
+            Route("/readyz", probes.ready),
+            Route("/metrics", probes.metrics),
+            Route("/images/{index}/{id}", media.image),
+            Route("/thumbnails/{index}/{id}", media.thumbnail),
+            Mount("/static", StaticFiles(directory=STATIC, check_dir=False)),
+            Mount("/graphiql_assets", StaticFiles(directory=graphiql.ASSETS, check_dir=False)),
+        ],
+        middleware=[Middleware(SecurityHeaders)],
+        exception_handlers={HTTPException: _http_problem, Exception: _internal_problem},
+        lifespan=lifespan,
+    )
+    app.state.services = services
+    return app
+
+
+class SecurityHeaders:
+    """Adds the headers that keep a browser from guessing types, framing pages and telling others where it was."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes everything through; a header that a route has set stays."""
+
+        async def send_with_headers(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                if scope["path"].startswith(("/static/", "/graphiql_assets/")):
+                    headers.setdefault("Cache-Control", "no-cache")
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+async def _page(_request: Request) -> Response:
+    return FileResponse(
+        STATIC / "index.html", headers={"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
+    )
+
+
+async def _http_problem(_request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    messages = {404: "Nothing is here. The API is at /graphql, the page at /.", 405: "This address only answers GET."}
+    codes = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    message = messages.get(status, "The request can't be answered.")
+    return problem(status, codes.get(status, "BAD_REQUEST"), message, **headers)
+
+
+async def _internal_problem(_request: Request, fault: Exception) -> Response:
+    return internal_problem(fault)

@@ -1,0 +1,256 @@
+"""The GraphQL endpoint over HTTP, as the GraphQL-over-HTTP specification asks for it.
+
+One request is one operation: POST with a JSON body, or GET for queries. A client that accepts
+`application/graphql-response+json` learns from the status whether the operation ran at all (400 when it is no valid
+query); one that accepts `application/json` gets 200 with the errors in the body, as clients have always had it.
+Whatever is wrong with the HTTP request itself (method, media types, size, JSON) has the status that says so under both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from graphql import GraphQLError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, Response
+from starlette.types import Receive, Scope, Send
+from strawberry import Schema
+from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
+from strawberry.types.execution import ExecutionResult, PreExecutionError
+from strawberry.types.graphql import OperationType
+
+from engine.settings import Settings
+from graphql_api import errors, graphiql
+
+JSON: Final = "application/json"
+GRAPHQL: Final = "application/graphql-response+json"
+HTML: Final = "text/html"
+_NAMED: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a client asks for: one GraphQL document with its variables."""
+
+    query: str
+    variables: dict[str, Any] | None
+    name: str | None
+
+
+class Refused(Exception):
+    """The HTTP request can't be answered as it stands; `status` and the message say why."""
+
+    def __init__(self, status: int, message: str, code: str = errors.BAD_REQUEST, **headers: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers = headers
+
+
+class GraphQLEndpoint:
+    """An ASGI application that executes operations of a schema, each with a context of its own."""
+
+    def __init__(self, schema: Schema, settings: Settings, new_context: Callable[[], object]) -> None:
+        self._schema = schema
+        self._settings = settings
+        self._new_context = new_context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one HTTP request; never raises because of what the client sent."""
+        try:
+            response = await self._respond(Request(scope, receive))
+        except ClientDisconnect:
+            return
+        await response(scope, receive, send)
+
+    async def _respond(self, request: Request) -> Response:
+        media_type = JSON
+        try:
+            accepted = _negotiate(request)
+            if accepted == HTML:
+                return HTMLResponse(graphiql.page(), headers={"Vary": "Accept"})
+            media_type = accepted
+            async with asyncio.timeout(self._settings.api_request_timeout_s):
+                operation = await self._read(request)
+                result = await self._execute(operation, request.method)
+                return self._answer(result, media_type)
+        except Refused as refused:
+            body = {"errors": [{"message": str(refused), "extensions": {"code": refused.code}}]}
+            return _encode(body, refused.status, media_type, refused.headers)
+        except TimeoutError:
+            message = (
+                f"The request took longer than {self._settings.api_request_timeout_s:g} s and was given up. "
+                "Ask for less, or try again later."
+            )
+            return _encode({"errors": [{"message": message, "extensions": {"code": errors.TIMEOUT}}]}, 503, media_type)
+        except ClientDisconnect:
+            raise
+        except Exception as fault:  # noqa: BLE001 - the last line: a client gets an id, never a traceback
+            return _encode({"errors": [errors.masked(fault)]}, 500, media_type)
+
+    # ------------------------------------------------------------ reading
+
+    async def _read(self, request: Request) -> Operation:
+        if request.method == "GET":
+            return _operation(_get_parameters(request.query_params))
+        if request.method == "POST":
+            _require_json(request)
+            return _operation(_decode(await self._body(request), "The request's body"))
+        raise Refused(405, "Send GraphQL by POST, or queries by GET.", Allow="GET, POST")
+
+    async def _body(self, request: Request) -> bytes:
+        limit = self._settings.api_max_body_bytes
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise Refused(
+                    413, f"The request's body is larger than {limit} bytes.", "BODY_TOO_LARGE", Connection="close"
+                )
+        return bytes(body)
+
+    # ------------------------------------------------------------ executing and answering
+
+    async def _execute(self, operation: Operation, method: str) -> ExecutionResult:
+        allowed = {OperationType.QUERY} if method == "GET" else {OperationType.QUERY, OperationType.MUTATION}
+        try:
+            return await self._schema.execute(
+                operation.query,
+                variable_values=operation.variables,
+                context_value=self._new_context(),
+                operation_name=operation.name,
+                allowed_operation_types=allowed,
+            )
+        except InvalidOperationTypeError as error:
+            kind = error.operation_type.value
+            if kind == OperationType.MUTATION.value:
+                raise Refused(405, "Mutations can't be sent by GET. Send them by POST.", Allow="POST") from error
+            raise Refused(400, f"A {kind} can't be answered over this connection.") from error
+        except CannotGetOperationTypeError as error:
+            return PreExecutionError(data=None, errors=[GraphQLError(error.as_http_error_reason())])
+
+    def _answer(self, result: ExecutionResult, media_type: str) -> Response:
+        body: dict[str, Any] = {}
+        if result.errors:
+            body["errors"] = [errors.present(error) for error in result.errors]
+        if _is_request_error(result):
+            return _encode(body, 400 if media_type == GRAPHQL else 200, media_type)
+        body["data"] = result.data
+        return _encode(body, 200, media_type)
+
+
+def _is_request_error(result: ExecutionResult) -> bool:
+    """Whether nothing was executed: the query did not parse or validate, or its variables did not fit."""
+    if isinstance(result, PreExecutionError):
+        return True
+    return result.data is None and all(error.path is None for error in result.errors or ())
+
+
+# ---------------------------------------------------------------- media types
+
+
+def _negotiate(request: Request) -> str:
+    """The media type to answer with; `text/html` means that a browser wants the explorer."""
+    header = request.headers.get("accept", "").strip()
+    if not header:
+        return JSON
+    offers = (JSON, GRAPHQL, HTML) if request.method == "GET" else (JSON, GRAPHQL)
+
+    def preference(offer: str) -> tuple[float, int, bool]:
+        weight, precision = _quality(header, offer)
+        return weight, precision, offer == (GRAPHQL if precision == _NAMED else JSON)
+
+    preferred = max(offers, key=preference)
+    if preference(preferred)[0] == 0:
+        raise Refused(406, f"Accept '{GRAPHQL}' or '{JSON}'.", "NOT_ACCEPTABLE")
+    return preferred
+
+
+def _quality(header: str, offer: str) -> tuple[float, int]:
+    """The weight that an Accept header gives to a media type, and how precisely it names it; (0, 0) for not at all."""
+    family = offer.partition("/")[0]
+    best = (0.0, 0)
+    for item in header.split(","):
+        name, *parameters = (part.strip().lower() for part in item.split(";"))
+        precision = {offer: _NAMED, f"{family}/*": 2, "*/*": 1}.get(name, 0)
+        if precision > best[1]:
+            best = (_weight(parameters), precision)
+    return best if best[0] > 0 else (0.0, 0)
+
+
+def _weight(parameters: list[str]) -> float:
+    for parameter in parameters:
+        key, _, value = parameter.partition("=")
+        if key.strip() == "q":
+            try:
+                return min(max(float(value), 0.0), 1.0)
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+def _require_json(request: Request) -> None:
+    name, *parameters = (part.strip().lower() for part in request.headers.get("content-type", "").split(";"))
+    if name != JSON:
+        raise Refused(415, f"Send the request as '{JSON}'.", "UNSUPPORTED_MEDIA_TYPE", Accept=JSON)
+    for parameter in parameters:
+        key, _, value = parameter.partition("=")
+        if key.strip() == "charset" and value.strip().strip('"') not in {"utf-8", "utf8"}:
+            raise Refused(415, "Send the request in UTF-8.", "UNSUPPORTED_MEDIA_TYPE")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refused(415, "Send the request without compression.", "UNSUPPORTED_MEDIA_TYPE")
+
+
+# ---------------------------------------------------------------- parameters
+
+
+def _get_parameters(query: Mapping[str, str]) -> dict[str, Any]:
+    parameters: dict[str, Any] = dict(query)
+    for name in ("variables", "extensions"):
+        if parameters.get(name):
+            parameters[name] = _decode(parameters[name].encode(), f"Parameter '{name}'")
+        else:
+            parameters.pop(name, None)
+    return parameters
+
+
+def _decode(text: bytes, what: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise Refused(400, f"{what} is no valid JSON: {error}.") from error
+
+
+def _operation(parameters: Any) -> Operation:
+    if isinstance(parameters, list):
+        raise Refused(400, "Send one operation a request. Several searches fit in one query, under aliases.")
+    if not isinstance(parameters, dict):
+        raise Refused(400, "The request's body must be a JSON object with the key 'query'.")
+    query = parameters.get("query")
+    if not isinstance(query, str) or not query.strip():
+        raise Refused(400, "'query' must be a string that holds a GraphQL operation.")
+    name = parameters.get("operationName")
+    if not isinstance(name, str | None):
+        raise Refused(400, "'operationName' must be a string or null.")
+    for key in ("variables", "extensions"):
+        if not isinstance(parameters.get(key), dict | None):
+            raise Refused(400, f"'{key}' must be an object or null.")
+    return Operation(query, parameters.get("variables"), name or None)
+
+
+def _encode(body: dict[str, Any], status: int, media_type: str, headers: Mapping[str, str] | None = None) -> Response:
+    try:
+        content = orjson.dumps(body)
+    except TypeError:  # metadata of a picture may hold integers beyond 64 bits, which orjson refuses
+        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    return Response(
+        content,
+        status,
+        {"Vary": "Accept", "Cache-Control": "no-store", **(headers or {})},
+        f"{media_type}; charset=utf-8",
+    )

@@ -1,0 +1,25 @@
+"""Batching within one request: all searches of a level become one call of the engine.
+
+GraphQL resolves fields one by one; asked one by one, ten searches in a request would be ten passes of the encoder. A
+DataLoader gathers what is asked for in one turn of the event loop. It lives as long as the request, no longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from strawberry.dataloader import DataLoader
+
+from engine.errors import SightlineError
+from engine.search import Searcher, SearchRequest, SearchResult
+
+SearchLoader = DataLoader[SearchRequest, SearchResult]
+
+
+def search_loader(searcher: Searcher) -> SearchLoader:
+    """A loader for one request; an error among the results is raised only where that search was asked for."""
+
+    async def load(requests: list[SearchRequest]) -> Sequence[SearchResult | SightlineError]:
+        return await searcher.search_many(requests)
+
+    return DataLoader(load, cache=False)

@@ -1,0 +1,250 @@
+"""The command line, thin: each command imports its part when called, so that `--help` and small commands are quick."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+from rich.table import Table
+
+from engine.errors import SightlineError
+from engine.settings import Settings, settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False, help="Image search.")
+simulate_app = typer.Typer(no_args_is_help=True, help="Make pictures or vectors whose truth is known.")
+generations_app = typer.Typer(no_args_is_help=True, help="List, promote and roll back an index's generations.")
+app.add_typer(simulate_app, name="simulate")
+app.add_typer(generations_app, name="generations")
+
+out = Console()
+
+IndexName = Annotated[str | None, typer.Option("--index", help="Name of the index; INDEX_NAME when not given.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def main() -> None:
+    """Runs a command; expected errors are one line on standard error and exit status 1."""
+    try:
+        app()
+    except SightlineError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
+
+
+@app.command()
+def index(
+    source: Annotated[str, typer.Argument(help="Folder of pictures; its sub-folders are read too.")],
+    index: IndexName = None,
+) -> None:
+    """Index a folder of pictures. Safe to interrupt and to run again: only what is new, changed or gone is touched."""
+    from indexing.command import run_index
+
+    raise typer.Exit(run_index(source, index))
+
+
+@app.command()
+def serve() -> None:
+    """Serve the search page, GraphQL and the probes on the indexes under INDEX_PATH."""
+    from graphql_api.server import run
+
+    run(settings())
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for, in words.")] = "",
+    image: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Find pictures like this one.")
+    ] = None,
+    first: Annotated[int, typer.Option(min=1, max=100, help="How many results.")] = 10,
+    index: IndexName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search in the terminal: through the server if one is running, else in the index itself."""
+    from graphql_api.client import find
+
+    found = asyncio.run(find(settings(), query, image, first, index))
+    if as_json:
+        sys.stdout.write(orjson.dumps(found).decode() + "\n")
+        return
+    table = Table("", "score", box=None, header_style="dim")
+    table.add_column("picture", overflow="fold")
+    table.add_column("caption")
+    for hit in found["hits"]:
+        caption = (hit["metadata"] or {}).get("caption", "")
+        table.add_row(str(hit["rank"]), f"{hit['score']:.3f}", hit["filePath"], caption)
+    out.print(table)
+    out.print(f"[dim]{found['total']:,} pictures, {found['latencyMs']:.1f} ms[/dim]")
+
+
+@app.command()
+def evaluate(
+    scenes: Annotated[bool, typer.Option("--scenes", help="Judge on drawn scenes, whose truth is known.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 1,
+    count: Annotated[int, typer.Option(min=100, help="How many scenes.")] = 2000,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how well the model and the index find what is in the pictures."""
+    if not scenes:
+        raise typer.BadParameter("Only drawn scenes carry their truth: leave --scenes on.")
+    from engine.encoder import OpenClipEncoder
+    from indexing.evaluation import evaluate_scenes
+
+    encoder = OpenClipEncoder.load(settings())
+    measured = evaluate_scenes(seed, count, encoder, settings())
+    if as_json:
+        sys.stdout.write(orjson.dumps(measured).decode() + "\n")
+        return
+    table = Table("measure", "value", box=None, header_style="dim")
+    for name, value in measured.items():
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    out.print(table)
+
+
+@app.command()
+def train(
+    out_folder: Annotated[Path, typer.Option("--out", help="Checkpoints and the finished model.")] = Path(
+        "data/training"
+    ),
+    steps: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = 2300,
+    finish: Annotated[int, typer.Option(min=1, help="Batches after those that also teach likeness.")] = 400,
+    scenes: Annotated[int, typer.Option(min=200, help="Different scenes to draw.")] = 100_000,
+    batch: Annotated[int, typer.Option(min=2, help="Pictures a batch.")] = 192,
+    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes; run again to go on.")] = None,
+) -> None:
+    """Train the small model on scenes drawn here. Safe to interrupt: it goes on at the last checkpoint."""
+    from platformdirs import user_cache_path
+
+    from indexing.training.trainer import Plan, Trainer
+
+    plan = Plan(scenes=scenes, steps=steps, finish=finish, batch=batch, seed=seed)
+    trainer = Trainer(plan, out_folder, user_cache_path("sightline") / "scenes", out.print)
+    if trainer.run(minutes):
+        trainer.export(out_folder / "sightline-small")
+        out.print(f"Done. The model is in {out_folder / 'sightline-small'}.")
+        out.print_json(orjson.dumps(asdict(trainer.judge(2_000))).decode())
+    else:
+        out.print(f"Stopped at step {trainer.step:,} of {plan.all_steps:,}. Run the same command to go on.")
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the models that CLIP_MODEL and CLIP_PRETRAINED can name."""
+    from engine.models import list_models
+
+    known = list_models()
+    if as_json:
+        sys.stdout.write(orjson.dumps([asdict(model) for model in known]).decode() + "\n")
+        return
+    table = Table("CLIP_MODEL", "CLIP_PRETRAINED", "on this machine", box=None, header_style="dim")
+    for model in known:
+        table.add_row(model.name, model.pretrained or "(leave empty)", "yes" if model.local else "")
+    out.print(table)
+
+
+@app.command("settings")
+def show_settings() -> None:
+    """Print every setting: its variable, value, unit and reason."""
+    values = settings()
+    table = Table("variable", "value", "default", "meaning", show_lines=True)
+    for name, field in Settings.model_fields.items():
+        table.add_row(name.upper(), str(getattr(values, name)), str(field.default), field.description)
+    out.print(table)
+
+
+# ---------------------------------------------------------------- simulate
+
+
+@simulate_app.command("scenes")
+def simulate_scenes(
+    count: Annotated[int, typer.Option(min=1, help="How many pictures.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder to write into.")],
+    seed: Annotated[int, typer.Option(help="Seed: the same pictures on every machine.")] = 1,
+    size: Annotated[int, typer.Option(min=64, max=2048, help="Side of the pictures in pixels.")] = 512,
+) -> None:
+    """Draw pictures of known things, with a JSON line about each beside them."""
+    from indexing.scenes.dataset import write_scenes
+
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("Drawing", total=count)
+        write_scenes(count, seed, folder, size, lambda there, _all: bar.update(task, completed=there))
+
+
+@simulate_app.command("vectors")
+def simulate_vectors(
+    count: Annotated[int, typer.Option(min=1, help="How many vectors.")],
+    dim: Annotated[int, typer.Option(min=8, max=4096, help="Their dimension.")] = 1024,
+    seed: Annotated[int, typer.Option(help="Seed: the same vectors on every machine.")] = 1,
+    index: IndexName = None,
+) -> None:
+    """Fill an index with unit vectors in 8 categories, spread as real embeddings are."""
+    from indexing.simulate import simulate_vectors as simulate
+
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("Starting", total=count)
+
+        def show(stage: str, written: int, _all: int) -> None:
+            bar.update(task, description=stage.capitalize(), completed=written)
+
+        asyncio.run(simulate(count, dim, seed, index or settings().index_name, settings(), show))
+
+
+# ---------------------------------------------------------------- generations
+
+
+@generations_app.command("list")
+def list_generations(index: IndexName = None, as_json: AsJson = False) -> None:
+    """List an index's generations; the serving one is marked."""
+    from engine.generations import GenerationStore
+
+    store = GenerationStore(settings().index_path, index or settings().index_name)
+    serving = store.current()
+    rows = [
+        {
+            "id": g.id,
+            "state": g.state,
+            "serving": serving is not None and g.id == serving.id,
+            "model": g.model.name,
+            "points": g.points,
+            "createdAt": g.created_at,
+        }
+        for g in store.list()
+    ]
+    if as_json:
+        sys.stdout.write(orjson.dumps(rows).decode() + "\n")
+        return
+    table = Table("", "generation", "state", "model", "images", "created", box=None, header_style="dim")
+    for row in rows:
+        mark = "→" if row["serving"] else ""
+        table.add_row(mark, *(str(row[key]) for key in ("id", "state", "model", "points", "createdAt")))
+    out.print(table)
+
+
+@generations_app.command()
+def promote(generation: str, index: IndexName = None) -> None:
+    """Make a generation the serving one, in one atomic switch."""
+    from engine.generations import GenerationStore
+
+    GenerationStore(settings().index_path, index or settings().index_name).promote(generation)
+    out.print(f"{generation} serves.")
+
+
+@generations_app.command()
+def rollback(index: IndexName = None) -> None:
+    """Go back to the generation that served before."""
+    from engine.generations import GenerationStore
+
+    generation = GenerationStore(settings().index_path, index or settings().index_name).rollback()
+    out.print(f"{generation.id} serves again.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from engine.ports import Vectors
+from tests.graphql_api.live import Api, Serve
+from tests.support.encoders import WordEncoder
+
+GRAPHQL = "application/graphql-response+json"
+QUERY = {"query": "{ __typename }"}
+
+
+class BrokenCache:
+    """A cache with a fault that nobody expected."""
+
+    async def get(self, key: str) -> bytes | None:
+        """Fails, with a secret in its message."""
+        message = f"secret of {len(key)}"
+        raise ZeroDivisionError(message)
+
+    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Does nothing."""
+
+    async def ping(self) -> bool:
+        """Does not answer."""
+        return False
+
+    async def close(self) -> None:
+        """Does nothing."""
+
+
+@pytest.mark.parametrize(
+    ("accept", "answered"),
+    [
+        (GRAPHQL, GRAPHQL),
+        ("application/json", "application/json"),
+        (f"{GRAPHQL}, application/json", GRAPHQL),
+        (f"{GRAPHQL};q=0.5, application/json", "application/json"),
+        ("*/*", "application/json"),
+        ("application/*", "application/json"),
+        ("application/json;q=0, */*", GRAPHQL),
+    ],
+)
+def test_the_client_chooses_the_media_type(api: Api, accept: str, answered: str):
+    """The answer has the type that the Accept header prefers, in UTF-8."""
+    response = api.client.post("/graphql", json=QUERY, headers={"Accept": accept})
+    assert response.headers["content-type"] == f"{answered}; charset=utf-8"
+    assert response.json() == {"data": {"__typename": "Query"}}
+
+
+def test_a_type_that_is_not_offered_is_refused(api: Api):
+    """Who accepts only XML gets 406."""
+    response = api.client.post("/graphql", json=QUERY, headers={"Accept": "application/xml"})
+    assert response.status_code == 406
+    assert response.json()["errors"][0]["extensions"]["code"] == "NOT_ACCEPTABLE"
+
+
+@pytest.mark.parametrize("query", ["{", "{ nothing }", "query Q($n: Int!) { search(first: $n) { cached } }"])
+def test_a_query_that_never_ran_is_400_under_the_new_type_only(api: Api, query: str):
+    """Syntax, validation and variables: 400 without data for graphql-response+json, 200 for json."""
+    modern = api.client.post("/graphql", json={"query": query}, headers={"Accept": GRAPHQL})
+    legacy = api.client.post("/graphql", json={"query": query}, headers={"Accept": "application/json"})
+    assert (modern.status_code, legacy.status_code) == (400, 200)
+    assert modern.json().keys() == {"errors"}
+
+
+def test_a_query_that_ran_is_200_even_with_errors(api: Api):
+    """A field's error stands beside the data."""
+    query = {"query": '{ search(query: "") { cached } }'}
+    response = api.client.post("/graphql", json=query, headers={"Accept": GRAPHQL})
+    assert response.status_code == 200
+    assert response.json()["data"] == {"search": None}
+
+
+def test_queries_may_come_by_get_and_mutations_may_not(api: Api):
+    """GET runs a query; a mutation by GET is 405 and says how to send it."""
+    assert api.client.get("/graphql", params=QUERY).json() == {"data": {"__typename": "Query"}}
+    refused = api.client.get("/graphql", params={"query": "mutation { __typename }"})
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status"),
+    [
+        ("text/plain", b'{"query": "{ __typename }"}', 415),
+        ("application/json; charset=latin-1", b'{"query": "{ __typename }"}', 415),
+        ("application/json", b'[{"query": "{ __typename }"}]', 400),
+        ("application/json", b"{", 400),
+        ("application/json", b'{"query": 1}', 400),
+        ("application/json", b'{"query": "{ __typename }", "variables": []}', 400),
+        ("application/json", b'{"query": "%s"}' % (b" " * 3000), 413),
+    ],
+)
+def test_requests_that_are_not_graphql_are_refused(serve: Serve, content_type: str, body: bytes, status: int):
+    """Each with the status that says what is wrong, and a message."""
+    with serve(wait=False, api_max_body_bytes=2048) as api:
+        response = api.client.post("/graphql", content=body, headers={"Content-Type": content_type})
+    assert response.status_code == status
+    assert response.json()["errors"][0]["message"]
+
+
+def test_other_methods_are_refused(api: Api):
+    """PUT is 405 and names the methods that work."""
+    response = api.client.put("/graphql", json=QUERY)
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, POST")
+
+
+def test_a_browser_gets_the_explorer(api: Api):
+    """GET with a browser's Accept header is GraphiQL."""
+    response = api.client.get("/graphql", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert response.headers["content-type"].startswith("text/html")
+    assert "graphiql" in response.text.lower()
+
+
+def test_internal_faults_are_masked(serve: Serve, capfd: pytest.CaptureFixture[str]):
+    """The client gets an id and no detail; the log has the id and the cause."""
+    with serve(cache=BrokenCache()) as api:
+        error = api.error('{ search(query: "red") { cached } }')
+        assert api.data("{ health { status cacheReachable } }")["health"] == {
+            "status": "DEGRADED",
+            "cacheReachable": False,
+        }
+    assert error["extensions"]["code"] == "INTERNAL"
+    error_id = error["extensions"]["errorId"]
+    assert error["message"] == f"Internal error; quote id {error_id} to your operator."
+    logged = "".join(capfd.readouterr())
+    assert error_id in logged
+    assert "ZeroDivisionError" in logged
+
+
+def test_a_request_never_hangs(serve: Serve):
+    """A search that takes longer than the limit ends in an error that says so."""
+    with serve(encoder=Stuck(), api_request_timeout_s=0.2) as api:
+        response = api.client.post("/graphql", json={"query": '{ search(query: "slow") { cached } }'})
+        Stuck.release()
+    assert response.status_code == 503
+    assert response.json()["errors"][0]["extensions"]["code"] == "TIMEOUT"
+
+
+class Stuck(WordEncoder):
+    """Encodes "slow" only when it is released."""
+
+    _gate = threading.Event()
+
+    @classmethod
+    def release(cls) -> None:
+        """Lets everything through."""
+        cls._gate.set()
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """The vectors, in time or not."""
+        if "slow" in texts:
+            self._gate.wait(20)
+        return super().encode_texts(texts)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.settings import Settings
+from graphql_api.app import create_app
+from tests.graphql_api.live import Api, run_server
+from tests.support.encoders import WordEncoder
+
+
+def test_a_ready_server_says_so(api: Api):
+    """Alive and ready, both as JSON."""
+    assert api.client.get("/livez").json() == {"status": "alive"}
+    assert api.client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_metrics_are_in_prometheus_format(api: Api):
+    """The project's own metrics are among them."""
+    response = api.client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    assert "sightline_search_duration_seconds_bucket" in response.text
+
+
+def test_a_server_without_an_index_starts_and_says_what_it_waits_for(tmp_path: Path):
+    """Readyz is 503 with the way out, health is degraded, a search has a code; the process lives."""
+    settings = Settings(_env_file=None, index_path=tmp_path / "empty")
+    with run_server(create_app(settings, WordEncoder()), wait=False) as api:
+        response = api.client.get("/readyz")
+        assert response.status_code == 503
+        assert response.json()["reason"]
+        assert api.client.get("/livez").status_code == 200
+        health = api.data("{ health { status indexReachable } }")["health"]
+        assert health == {"status": "DEGRADED", "indexReachable": False}
+        assert api.data("{ indexes { name } }") == {"indexes": []}
+
+
+def test_the_page_and_its_files_are_served(api: Api):
+    """`/` is the page under a strict policy; its files are under /static."""
+    page = api.client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert api.client.get("/static/index.html").status_code == 200
+    assert api.client.get("/static/..%2fserver.py").status_code == 404
+
+
+def test_every_answer_has_the_security_headers(api: Api):
+    """Errors too."""
+    for path in ("/", "/livez", "/nothing-here"):
+        headers = api.client.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["referrer-policy"] == "no-referrer"
