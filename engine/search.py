@@ -303,9 +303,10 @@ class Searcher:
         """Words can only be compared with vectors of the same model."""
         built, loaded = serving.generation.model, self._encoder.model
         if built.fingerprint != loaded.fingerprint or built.dimension != loaded.dimension:
+            other = f"set CLIP_MODEL={built.name}, or " if built.name != loaded.name else ""
             raise IndexNotReady(
                 f"Index {serving.generation.index!r} was built with {_described(built)}, but {_described(loaded)} is "
-                f"loaded. Set CLIP_MODEL={built.name}, or run `sightline index` again to build it with {loaded.name}."
+                f"loaded. To go on, {other}run `sightline index` again: it builds anew with {loaded.name}."
             )
 
     # ------------------------------------------------------------ ranked lists
