@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
-from engine.errors import SightlineError
+from engine.errors import BadUserInput, SightlineError
 from engine.settings import Settings, settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False, help="Image search.")
@@ -82,6 +82,38 @@ def search(
         table.add_row(str(hit["rank"]), f"{hit['score']:.3f}", hit["filePath"], caption)
     out.print(table)
     out.print(f"[dim]{found['total']:,} pictures, {found['latencyMs']:.1f} ms[/dim]")
+
+
+@app.command()
+def score(
+    image: Annotated[Path | None, typer.Argument(help="A picture.")] = None,
+    text: Annotated[str | None, typer.Argument(help="What it may show.")] = None,
+    source: Annotated[Path | None, typer.Option("--csv", help="CSV file with the columns image and text.")] = None,
+    target: Annotated[
+        Path | None, typer.Option("--out", help="CSV file to write: the same rows, score and error.")
+    ] = None,
+) -> None:
+    """Say how well a picture and a text fit: the cosine of their embeddings, for one pair or a CSV file of them."""
+    one, many = image is not None and text is not None, source is not None and target is not None
+    if one == many:
+        raise BadUserInput("Give a picture and a text, or --csv IN.csv and --out OUT.csv.")
+    from engine.encoder import OpenClipEncoder
+    from indexing.scoring import Pair, score_csv
+    from indexing.scoring import score as score_pairs
+
+    encoder = OpenClipEncoder.load(settings())
+    if source is not None and target is not None:
+        rows, failed = score_csv(encoder, source, target, settings())
+        out.print(
+            f"{rows - failed:,} of {rows:,} pairs scored; {target} says why not for the others."
+            if failed
+            else f"{rows:,} pairs scored."
+        )
+        return
+    (scored,) = score_pairs(encoder, [Pair(str(image), str(text))], settings())
+    if scored.score is None:
+        raise BadUserInput(f"{image}: {scored.error}")
+    out.print(f"{scored.score:.4f}")
 
 
 @app.command()
