@@ -8,74 +8,51 @@ pages agree with each other and show nothing twice. Lists are what the cache hol
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
-import math
 import time
-import unicodedata
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
-import numpy as np
 import orjson
 import structlog
 
 from engine.errors import (
     BadUserInput,
-    CursorStale,
     EncoderUnavailable,
     ImageNotFound,
     IndexNotReady,
     Overloaded,
     SightlineError,
 )
-from engine.filters import matches, validate
-from engine.ports import And, Cache, Filter, Hit, Match, ModelInfo, Not, Or, Point, Range, VectorQuery, Vectors
+from engine.filters import matches
+from engine.ports import Cache, Filter, Hit, ModelInfo, Point, VectorQuery, Vectors
+from engine.requests import (
+    TIERS,
+    SearchRequest,
+    Term,
+    canonical,
+    check,
+    combined_vector,
+    cursor_at,
+    digest,
+    fingerprint_of,
+    normalized_terms,
+    offset_after,
+)
 from engine.serving import IndexRegistry, Serving
 from engine.settings import Settings
 from engine.stats import RollingStats
 from observability import metrics
 
-Strategy = Literal["hnsw", "hnsw_filtered", "exact"]
-
-TIERS: Final = (100, 1_000, 10_000)
-"""How deep the ranked lists are; nobody sees more than the last of them."""
-
 log = structlog.get_logger(__name__)
+
+Strategy = Literal["hnsw", "hnsw_filtered", "exact"]
 
 _SCHEMA: Final = 1  # of cached lists; raise it when their form or meaning changes
 _EXACT_BELOW: Final = 5_000  # a filter that admits fewer images: comparing them all is as fast, and complete
 _COUNTS_KEPT: Final = 1_024  # numbers of admitted images remembered; a serving generation never changes
-_MAX_QUERY: Final = 512
-_MAX_FIRST: Final = 100
-_CANCELLED_OUT: Final = 1e-6  # length of a sum of unit vectors that has no direction left
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """A part of what is searched for: words, an image of the index, or a vector (d,). Negative weights move away."""
-
-    text: str | None = None
-    image_id: str | None = None
-    vector: tuple[float, ...] | None = None
-    weight: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class SearchRequest:
-    """One search. `query` is a term of weight 1; hits score at least `score_threshold`, and 0 means any score."""
-
-    index: str | None = None
-    query: str | None = None
-    terms: tuple[Term, ...] = ()
-    filter: Filter | None = None
-    score_threshold: float = 0.0
-    first: int = 10
-    after: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +211,8 @@ class Searcher:
         self, request: SearchRequest, servings: dict[str, Serving], stack: AsyncExitStack
     ) -> _Job | SightlineError:
         try:
-            terms = _terms(request)
-            _validate(request)
+            terms = normalized_terms(request)
+            check(request)
             name = request.index or self._settings.index_name
             if name not in servings:
                 servings[name] = await stack.enter_async_context(self._registry.acquire(name))
@@ -248,8 +225,8 @@ class Searcher:
                         f"terms[{position}].vector: it has {len(term.vector)} numbers, but index {name!r} holds "
                         f"vectors of {serving.generation.model.dimension}."
                     )
-            fingerprint = _digest([name, _canonical_terms(terms), _canonical(request.filter), request.score_threshold])
-            offset = _offset(request.after, serving.generation.id, fingerprint) if request.after is not None else 0
+            fingerprint = fingerprint_of(name, terms, request)
+            offset = offset_after(request.after, serving.generation.id, fingerprint) if request.after is not None else 0
         except SightlineError as error:
             return error
         except orjson.JSONEncodeError as error:
@@ -272,7 +249,7 @@ class Searcher:
             hits = [replace(hit, payload=payloads.get(hit.id, {})) for hit in hits]
         generation = job.serving.generation
         edges = tuple(
-            ResultEdge(_cursor(generation.id, job.fingerprint, rank), rank, hit)
+            ResultEdge(cursor_at(generation.id, job.fingerprint, rank), rank, hit)
             for rank, hit in enumerate(hits, start=job.offset + 1)
         )
         return SearchResult(
@@ -417,7 +394,7 @@ class Searcher:
         admitted: dict[str, int] = {}
         for key, job in jobs.items():
             try:
-                vector = _combined(job.terms, texts, images)
+                vector = combined_vector(job.terms, texts, images)
             except SightlineError as error:
                 outcomes[key] = error
                 continue
@@ -451,7 +428,7 @@ class Searcher:
         """How many images the filter admits; counted once for each generation and filter."""
         if filter is None:
             return serving.generation.points
-        key = (serving.generation.id, orjson.dumps(_canonical(filter)))
+        key = (serving.generation.id, orjson.dumps(canonical(filter)))
         if key not in self._counts:
             self._counts[key] = await serving.index.count(filter)
             if len(self._counts) > _COUNTS_KEPT:
@@ -462,123 +439,14 @@ class Searcher:
         """The cache key of a list: everything that changes it."""
         generation = job.serving.generation
         search = [self._settings.search_ef, _EXACT_BELOW, list(TIERS)]
-        return _digest([_SCHEMA, generation.id, generation.model.fingerprint, job.fingerprint, depth, search])
+        return digest([_SCHEMA, generation.id, generation.model.fingerprint, job.fingerprint, depth, search])
 
 
-# ---------------------------------------------------------------- requests
+# ---------------------------------------------------------------- lists
 
 
 def _described(model: ModelInfo) -> str:
     return f"model {model.name} ({model.dimension} dimensions, fingerprint {model.fingerprint[:12]})"
-
-
-def _terms(request: SearchRequest) -> tuple[Term, ...]:
-    """The query and the terms, texts normalized: Unicode NFC, runs of white space as one space, case kept."""
-    terms: list[Term] = []
-    if request.query is not None:
-        terms.append(Term(text=_text(request.query, "query")))
-    for position, term in enumerate(request.terms):
-        name = f"terms[{position}]"
-        if sum(source is not None for source in (term.text, term.image_id, term.vector)) != 1:
-            raise BadUserInput(f"{name}: give it exactly one of text, image or vector.")
-        if not math.isfinite(term.weight):
-            raise BadUserInput(f"{name}.weight: it must be a finite number, not {term.weight}.")
-        if term.vector is not None and not (all(map(math.isfinite, term.vector)) and any(term.vector)):
-            raise BadUserInput(f"{name}.vector: its numbers must be finite, and not all 0.")
-        terms.append(term if term.text is None else replace(term, text=_text(term.text, f"{name}.text")))
-    if not terms:
-        raise BadUserInput("query: give a query, or at least one of terms.")
-    if not any(term.weight for term in terms):
-        raise BadUserInput("terms: their weights are all 0. Give at least one another weight.")
-    return tuple(terms)
-
-
-def _text(text: str, name: str) -> str:
-    if not 1 <= len(text.strip()) <= _MAX_QUERY:
-        raise BadUserInput(f"{name}: it must have 1 to {_MAX_QUERY} characters, not {len(text.strip())}.")
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def _validate(request: SearchRequest) -> None:
-    if not 1 <= request.first <= _MAX_FIRST:
-        raise BadUserInput(f"first: it must be between 1 and {_MAX_FIRST}, not {request.first}.")
-    if not 0 <= request.score_threshold <= 1:
-        raise BadUserInput(f"scoreThreshold: it must be between 0 and 1, not {request.score_threshold}.")
-    if request.filter is not None:
-        validate(request.filter)
-
-
-def _canonical_terms(terms: tuple[Term, ...]) -> list[Any]:
-    return [[term.text, term.image_id, term.vector, float(term.weight)] for term in terms]
-
-
-def _canonical(node: Filter | None) -> Any:
-    """A filter as plain lists, in which different filters differ."""
-    match node:
-        case None:
-            return None
-        case Match(path, values):
-            return ["match", path, values]
-        case Range(path, gte, lte):
-            return ["range", path, gte, lte]
-        case And(filters):
-            return ["and", *map(_canonical, filters)]
-        case Or(filters):
-            return ["or", *map(_canonical, filters)]
-        case Not(child):
-            return ["not", _canonical(child)]
-
-
-def _digest(parts: list[Any]) -> str:
-    return hashlib.sha256(orjson.dumps(parts)).hexdigest()
-
-
-# ---------------------------------------------------------------- cursors
-
-
-def _cursor(generation: str, fingerprint: str, offset: int) -> str:
-    return base64.urlsafe_b64encode(orjson.dumps([generation, fingerprint[:16], offset])).decode().rstrip("=")
-
-
-def _offset(cursor: str, generation: str, fingerprint: str) -> int:
-    """Where the page after a cursor begins. Raises `CursorStale` when it was given for something else."""
-    try:
-        issued_by, issued_for, offset = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (binascii.Error, ValueError, TypeError) as error:
-        raise BadUserInput("after: this is no cursor. Pass the endCursor of an earlier page as it is.") from error
-    if issued_for != fingerprint[:16]:
-        raise CursorStale("after: this cursor belongs to another search. Leave it out to begin with the first page.")
-    if issued_by != generation:
-        raise CursorStale("after: the index has changed since that page. Leave it out to begin with the first page.")
-    if not isinstance(offset, int) or not 0 <= offset <= TIERS[-1]:
-        raise BadUserInput("after: this is no cursor. Pass the endCursor of an earlier page as it is.")
-    return offset
-
-
-# ---------------------------------------------------------------- vectors and lists
-
-
-def _combined(terms: tuple[Term, ...], texts: dict[str, Vectors | SightlineError], images: dict[str, Point]) -> Vectors:
-    """The weighted sum of the terms' unit vectors, at unit length, (d,)."""
-    total: Any = 0.0
-    for term in terms:
-        vector: Any
-        if term.text is not None:
-            vector = texts[term.text]
-            if isinstance(vector, SightlineError):
-                raise vector
-        elif term.image_id is not None:
-            if term.image_id not in images:
-                raise ImageNotFound(f"terms: there is no image {term.image_id!r} in this index.")
-            vector = images[term.image_id].vector
-        else:
-            vector = np.asarray(term.vector, dtype=np.float64)
-        total = total + term.weight * (vector / np.linalg.norm(vector))
-    length = float(np.linalg.norm(total))
-    if not length > _CANCELLED_OUT * sum(abs(term.weight) for term in terms):
-        raise BadUserInput("terms: they cancel each other out, nothing is left to look for. Change a weight.")
-    combined: Vectors = (total / length).astype(np.float32)
-    return combined
 
 
 def _admitted(points: list[Point], filter: Filter | None) -> int:

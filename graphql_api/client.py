@@ -16,7 +16,8 @@ from engine.batcher import AsyncEncoder
 from engine.caches.memory import MemoryCache
 from engine.errors import BadUserInput, IndexNotFound, IndexUnavailable, SightlineError
 from engine.generations import GenerationStore
-from engine.search import Searcher, SearchRequest, Term
+from engine.requests import SearchRequest, Term
+from engine.search import Searcher
 from engine.serving import IndexRegistry
 from engine.settings import Settings
 

@@ -9,7 +9,7 @@ import strawberry
 from strawberry.scalars import JSON
 
 from engine.ports import And, Filter, Match, Not, Or, Range
-from engine.search import Term
+from engine.requests import Term
 from graphql_api.errors import argument
 
 MAX_CONDITIONS: Final = 200

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from strawberry.dataloader import DataLoader
 
 from engine.errors import SightlineError
-from engine.search import Searcher, SearchRequest, SearchResult
+from engine.requests import SearchRequest
+from engine.search import Searcher, SearchResult
 
 SearchLoader = DataLoader[SearchRequest, SearchResult]
 

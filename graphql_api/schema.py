@@ -10,7 +10,7 @@ from graphql import GraphQLError
 from strawberry.types import ExecutionContext
 
 from engine.errors import ImageNotFound
-from engine.search import SearchRequest
+from engine.requests import SearchRequest
 from engine.settings import Settings
 from graphql_api import limits
 from graphql_api.context import Context, Info

@@ -11,7 +11,8 @@ import strawberry
 from strawberry.scalars import JSON
 
 from engine.ports import Payload
-from engine.search import ResultEdge, SearchRequest, SearchResult, Term
+from engine.requests import SearchRequest, Term
+from engine.search import ResultEdge, SearchResult
 from graphql_api.context import Info
 from graphql_api.fields import field
 

@@ -26,7 +26,8 @@ from engine.errors import (
 )
 from engine.generations import Generation, GenerationStore
 from engine.ports import Match, Vectors
-from engine.search import TIERS, Searcher, SearchRequest, SearchResult, Term
+from engine.requests import TIERS, SearchRequest, Term
+from engine.search import Searcher, SearchResult
 from engine.serving import IndexRegistry
 from engine.settings import Settings
 from tests.engine.conftest import id_of
