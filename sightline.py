@@ -253,7 +253,10 @@ def list_generations(index: IndexName = None, as_json: AsJson = False) -> None:
     if as_json:
         sys.stdout.write(orjson.dumps(rows).decode() + "\n")
         return
-    table = Table("", "generation", "state", "model", "images", "created", box=None, header_style="dim")
+    table = Table("", box=None, header_style="dim")
+    table.add_column("generation", no_wrap=True, min_width=max((len(str(row["id"])) for row in rows), default=0))
+    for name in ("state", "model", "images", "created"):
+        table.add_column(name)
     for row in rows:
         mark = "→" if row["serving"] else ""
         table.add_row(mark, *(str(row[key]) for key in ("id", "state", "model", "points", "createdAt")))
