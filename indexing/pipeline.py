@@ -9,8 +9,6 @@ is promoted.
 from __future__ import annotations
 
 import asyncio
-import errno
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +25,7 @@ from engine.generations import Generation, GenerationStore
 from engine.indexes.edge import EdgeIndex
 from engine.ports import Encoder, Point, Vectors
 from engine.settings import Settings
+from indexing import disk
 from indexing.decode import Decoded, Outcome, Reason
 from indexing.encoding import CHUNK, encode, find_fit
 from indexing.ledger import Build, Ledger, Row
@@ -40,10 +39,6 @@ MANIFEST: Final = "manifest.json"
 LEDGER: Final = "ledger.sqlite"
 THUMBNAILS: Final = "thumbnails"
 
-_SPARE_BYTES: Final = 256 * 2**20
-"""Disk space that is never used up: Edge writes through memory maps, which crash the process when the disk is full."""
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FULL_WORDS: Final = ("no space left on device", "disk is full", "quota exceeded", "file too large")
 _ATTEMPTS: Final = 2
 
 
@@ -334,7 +329,7 @@ class _Run:
         ]
         if points or lost:
             vectors = await self._begin()
-            self._check_space(0)
+            disk.require(self.store.folder, 0)
             await asyncio.to_thread(self._write_thumbnails, [done.outcome for done in batch])
             self.progress.stage("upserting")
             await vectors.upsert(points)
@@ -356,7 +351,7 @@ class _Run:
             return self.vectors
         base = self.reference
         model = base.model if base else self._loaded().model
-        self._check_space(_disk_bytes(base.shard) if base else 0)
+        disk.require(self.store.folder, disk.used_bytes(base.shard) if base else 0)
         self.progress.stage("beginning")
         generation = self.store.begin(model, base)
         if base:
@@ -448,7 +443,7 @@ class _Run:
         if not total:
             await vectors.close()
             self._refuse_empty(self.ledger.skipped(generation.id))
-        self._check_space((await vectors.info()).disk_bytes)
+        disk.require(self.store.folder, (await vectors.info()).disk_bytes)
         self.progress.stage("optimizing")
         await vectors.optimize()
         points = (await vectors.info()).points
@@ -508,26 +503,15 @@ class _Run:
             f"({reasons}). Name another folder, or repair these files. The index is as it was."
         )
 
-    def _check_space(self, needed: int) -> None:
-        free = shutil.disk_usage(self.store.folder).free
-        if free < needed + _SPARE_BYTES:
-            raise OSError(
-                errno.ENOSPC, f"{(needed + _SPARE_BYTES) // 2**20} MB are needed, {free // 2**20} MB are free"
-            )
-
 
 def _explain_full_disk(error: BaseException, folder: Path) -> None:
     """Raises what a person can act on, if the disk is the reason."""
-    cause: BaseException | None = error
-    while cause:
-        full = isinstance(cause, OSError) and cause.errno in _FULL
-        if full or any(words in str(cause).lower() for words in _FULL_WORDS):
-            raise SightlineError(
-                f"The disk of {folder} is full: {getattr(cause, 'strerror', None) or cause}. Free some space, or set "
-                "INDEX_PATH to another disk, and run the same command again: it goes on from here. The serving "
-                "generation is untouched."
-            ) from error
-        cause = cause.__cause__ or cause.__context__
+    reason = disk.full_reason(error)
+    if reason is not None:
+        raise SightlineError(
+            f"The disk of {folder} is full: {reason}. Free some space, or set INDEX_PATH to another disk, and run the "
+            "same command again: it goes on from here. The serving generation is untouched."
+        ) from error
 
 
 def _requested_model(settings: Settings) -> str:
@@ -548,7 +532,3 @@ def _image_id(index_name: str, key: str) -> str:
 
 def _thumbnail(content_hash: str) -> str:
     return f"{THUMBNAILS}/{content_hash[:2]}/{content_hash}.webp"
-
-
-def _disk_bytes(folder: Path) -> int:
-    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())

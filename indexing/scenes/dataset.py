@@ -11,7 +11,6 @@ by drawing what is missing, and no folder ever mixes two sets.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import multiprocessing
@@ -32,6 +31,7 @@ import orjson
 from PIL import Image
 
 from engine.errors import BadUserInput, SourceError
+from indexing.disk import full_reason
 from indexing.scenes import captions
 from indexing.scenes.render import render
 from indexing.scenes.scene import Scene, sample
@@ -52,7 +52,6 @@ _SEEDS: Final = 2**30
 _NUMBERS: Final = 2**32
 _PROBES: Final = 256  # together they hold all kinds, colours, counts, backgrounds, times and weathers
 _PROBE_PX: Final = 32
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ def write_scenes(
         plan.claim()
         _complete(plan, progress)
     except OSError as error:
-        if error.errno in _FULL:
+        if full_reason(error):
             raise SourceError(
                 f"The disk of {out} is full. Free some space and run the same command again: it goes on from here. "
                 "Or name a folder on another disk."
