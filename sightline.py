@@ -6,7 +6,7 @@ import asyncio
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 import typer
@@ -27,6 +27,10 @@ out = Console()
 
 IndexName = Annotated[str | None, typer.Option("--index", help="Name of the index; INDEX_NAME when not given.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(orjson.dumps(value).decode() + "\n")
 
 
 def main() -> None:
@@ -72,7 +76,7 @@ def search(
 
     found = asyncio.run(find(settings(), query, image, first, index))
     if as_json:
-        sys.stdout.write(orjson.dumps(found).decode() + "\n")
+        _print_json(found)
         return
     table = Table("", "score", box=None, header_style="dim")
     table.add_column("picture", overflow="fold")
@@ -132,7 +136,7 @@ def evaluate(
     encoder = OpenClipEncoder.load(settings())
     measured = evaluate_scenes(seed, count, encoder, settings())
     if as_json:
-        sys.stdout.write(orjson.dumps(measured).decode() + "\n")
+        _print_json(measured)
         return
     table = Table("measure", "value", box=None, header_style="dim")
     for name, value in measured.items():
@@ -174,7 +178,7 @@ def models(as_json: AsJson = False) -> None:
 
     known = list_models()
     if as_json:
-        sys.stdout.write(orjson.dumps([asdict(model) for model in known]).decode() + "\n")
+        _print_json([asdict(model) for model in known])
         return
     table = Table("CLIP_MODEL", "CLIP_PRETRAINED", "on this machine", box=None, header_style="dim")
     for model in known:
@@ -251,7 +255,7 @@ def list_generations(index: IndexName = None, as_json: AsJson = False) -> None:
         for g in store.list()
     ]
     if as_json:
-        sys.stdout.write(orjson.dumps(rows).decode() + "\n")
+        _print_json(rows)
         return
     table = Table("", box=None, header_style="dim")
     table.add_column("generation", no_wrap=True, min_width=max((len(str(row["id"])) for row in rows), default=0))

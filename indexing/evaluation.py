@@ -26,7 +26,7 @@ from engine.settings import Settings
 from indexing.scenes import captions
 from indexing.scenes.dataset import scene_seed, write_scenes
 from indexing.scenes.scene import Scene, held_out, sample
-from indexing.scenes.truth import Mention, Query, fits, query_table, scene_table, shows_main_kind
+from indexing.scenes.truth import KIND_NUMBER, Mention, Query, fits, query_table, scene_table, shows_main_kind
 from indexing.scenes.vocabulary import BACKGROUNDS, COLORS, KINDS, TIMES, WEATHERS
 
 EncodeTexts = Callable[[Sequence[str]], Vectors]
@@ -83,15 +83,10 @@ def short_queries(scenes: Sequence[Scene], rng: Random, most: int = 400) -> tupl
     return [captions.phrase(query, rng, unseen=number % 3 == 0) for number, query in enumerate(asked)], asked
 
 
-def _recall(scores: NDArray[np.float32], truth: NDArray[np.bool_], depth: int) -> float:
+def _right(scores: NDArray[np.float32], truth: NDArray[np.bool_], depth: int) -> NDArray[np.bool_]:
+    """Which of each row's best `depth` answers are right, (n, depth), in no order."""
     best = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
-    return float(np.take_along_axis(truth, best, 1).any(1).mean())
-
-
-def _precision(scores: NDArray[np.float32], truth: NDArray[np.bool_], depth: int = 10) -> NDArray[np.float64]:
-    best = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
-    precision: NDArray[np.float64] = np.take_along_axis(truth, best, 1).mean(1)
-    return precision
+    return np.take_along_axis(truth, best, 1)
 
 
 def _left_right(scenes: Sequence[Scene], vectors: Vectors, encode: EncodeTexts, rng: Random) -> float:
@@ -100,7 +95,7 @@ def _left_right(scenes: Sequence[Scene], vectors: Vectors, encode: EncodeTexts, 
     for row, scene in enumerate(scenes):
         if len(scene.groups) == 1:
             continue
-        left, other = (f"a {KINDS[g.kind].name}" for g in sorted(scene.groups, key=lambda g: g.position != "left"))
+        left, other = (f"a {KINDS[g.kind].name}" for g in scene.left_to_right)
         form = rng.choice(captions.ORDERED)
         rows.append(row)
         right.append(form.format(left=left, right=other))
@@ -117,9 +112,8 @@ def _count(scenes: Sequence[Scene], vectors: Vectors, encode: EncodeTexts) -> fl
         for number in ("one", "two", "three")
     ]
     texts = encode(words).reshape(len(KINDS), 3, -1)
-    kinds = list(KINDS)
     right = [
-        int(np.argmax(texts[kinds.index(group.kind)] @ vectors[row])) + 1 == group.count
+        int(np.argmax(texts[KIND_NUMBER[group.kind]] @ vectors[row])) + 1 == group.count
         for row, scene in enumerate(scenes)
         for group in scene.groups[:1]
     ]
@@ -133,20 +127,20 @@ def evaluate(scenes: Sequence[Scene], vectors: Vectors, encode: EncodeTexts, see
     texts, said = full_captions(scenes, rng)
     scores, truth = encode(texts) @ vectors.T, fits(query_table(said), table)
     brief, asked = short_queries(scenes, rng)
-    precision = _precision(encode(brief) @ vectors.T, fits(query_table(asked), table))
+    precision = _right(encode(brief) @ vectors.T, fits(query_table(asked), table), 10).mean(1)
     is_unseen = np.array(
         [bool(q.mentions[0].color and held_out(q.mentions[0].what or "", q.mentions[0].color)) for q in asked]
     )
     alike = vectors @ vectors.T
     np.fill_diagonal(alike, -2)
     return Quality(
-        recall_at_1=_recall(scores, truth, 1),
-        recall_at_10=_recall(scores, truth, 10),
+        recall_at_1=float(_right(scores, truth, 1).any(1).mean()),
+        recall_at_10=float(_right(scores, truth, 10).any(1).mean()),
         short_query_precision_at_10=float(precision.mean()),
         held_out_precision_at_10=float(precision[is_unseen].mean()) if is_unseen.any() else float("nan"),
         left_right_accuracy=_left_right(scenes, vectors, encode, rng),
         count_accuracy=_count(scenes, vectors, encode),
-        image_precision_at_10=float(_precision(alike, shows_main_kind(scenes)).mean()),
+        image_precision_at_10=float(_right(alike, shows_main_kind(scenes), 10).mean()),
         short_queries=len(asked),
         held_out_queries=int(is_unseen.sum()),
     )

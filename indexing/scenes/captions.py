@@ -77,8 +77,7 @@ def _mention(group: Group, rng: Random, *, color: float, count: float) -> Mentio
 
 def full(scene: Scene, rng: Random) -> Query:
     """Everything that is in the scene, in order; a lone thing is said to be alone half of the time."""
-    groups = sorted(scene.groups, key=lambda group: group.position != "left") if scene.groups[1:] else scene.groups
-    mentions = tuple(_mention(g, rng, color=1, count=1 if g.count > 1 else 0.5) for g in groups)
+    mentions = tuple(_mention(g, rng, color=1, count=1 if g.count > 1 else 0.5) for g in scene.left_to_right)
     return Query(mentions, len(mentions) == 2, scene.background, scene.time, scene.weather)
 
 

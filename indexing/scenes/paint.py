@@ -106,3 +106,31 @@ def box(left: float, top: float, right: float, bottom: float, radius: float = 0.
     path = skia.Path()
     path.addRoundRect(skia.Rect.MakeLTRB(left, top, right, bottom), radius, radius)
     return path
+
+
+def sketch(start: tuple[float, float], *segments: tuple[float, ...], closed: bool = True) -> skia.Path:
+    """A freely drawn path: a segment of 2 numbers is a line to that point, of 4 a quadratic and of 6 a cubic curve.
+
+    Raises:
+        ValueError: for a segment of any other length.
+    """
+    path = skia.Path()
+    path.moveTo(*start)
+    for segment in segments:
+        match segment:
+            case (_, _):
+                path.lineTo(*segment)
+            case (_, _, _, _):
+                path.quadTo(*segment)
+            case (_, _, _, _, _, _):
+                path.cubicTo(*segment)
+            case _:
+                raise ValueError(f"a segment has 2, 4 or 6 numbers, not {len(segment)}: split it into points")
+    if closed:
+        path.close()
+    return path
+
+
+def glass(palette: Palette) -> int:
+    """A window pane's colour: pale on most paints, slate on the bright ones."""
+    return argb(96, 112, 130) if skia.ColorGetG(palette.base) > 180 else argb(214, 232, 242)

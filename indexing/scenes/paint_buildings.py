@@ -8,8 +8,20 @@ from typing import Final
 
 import skia
 
-from indexing.scenes.paint import Painter, Palette, blend, box, fill, outlined, oval, polygon, shaded, stroke
-from indexing.scenes.paint_vehicles import glass, sketch
+from indexing.scenes.paint import (
+    Painter,
+    Palette,
+    blend,
+    box,
+    fill,
+    glass,
+    outlined,
+    oval,
+    polygon,
+    shaded,
+    sketch,
+    stroke,
+)
 
 
 def _wall(palette: Palette) -> skia.Paint:

@@ -9,7 +9,7 @@ from typing import Final
 import skia
 
 from indexing.scenes.paint import Painter, Palette, argb, blend, box, fill, outlined, oval, polygon, stroke
-from indexing.scenes.paint_animals import INK, SNOW, TONGUE, behind, coat, eye, joined, limb, silhouette, smooth
+from indexing.scenes.paint_living import INK, SNOW, TONGUE, behind, coat, eye, joined, limb, silhouette, smooth
 
 SKIN: Final = tuple(argb(*rgb) for rgb in ((250, 214, 184), (232, 184, 144), (196, 140, 100), (140, 94, 66)))
 CARROT: Final = argb(238, 126, 40)

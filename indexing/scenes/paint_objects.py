@@ -8,8 +8,20 @@ from typing import Final
 
 import skia
 
-from indexing.scenes.paint import Painter, Palette, argb, blend, box, fill, outlined, oval, polygon, shaded, stroke
-from indexing.scenes.paint_vehicles import sketch
+from indexing.scenes.paint import (
+    Painter,
+    Palette,
+    argb,
+    blend,
+    box,
+    fill,
+    outlined,
+    oval,
+    polygon,
+    shaded,
+    sketch,
+    stroke,
+)
 
 _LEAF: Final = argb(76, 148, 62)
 _STALK: Final = argb(96, 72, 44)

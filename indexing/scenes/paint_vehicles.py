@@ -1,4 +1,4 @@
-"""Painters of vehicles, and two brushes that the other man-made things borrow: `sketch` and `glass`.
+"""How vehicles are drawn.
 
 Each kind has a silhouette of its own, since a picture of 64 pixels leaves little else to tell a bus from a train.
 """
@@ -11,35 +11,21 @@ from typing import Final
 
 import skia
 
-from indexing.scenes.paint import Painter, Palette, argb, blend, box, fill, outlined, oval, polygon, shaded, stroke
-
-
-def sketch(start: tuple[float, float], *segments: tuple[float, ...], closed: bool = True) -> skia.Path:
-    """A freely drawn path: a segment of 2 numbers is a line to that point, of 4 a quadratic and of 6 a cubic curve.
-
-    Raises:
-        ValueError: for a segment of any other length.
-    """
-    path = skia.Path()
-    path.moveTo(*start)
-    for segment in segments:
-        match segment:
-            case (_, _):
-                path.lineTo(*segment)
-            case (_, _, _, _):
-                path.quadTo(*segment)
-            case (_, _, _, _, _, _):
-                path.cubicTo(*segment)
-            case _:
-                raise ValueError(f"a segment has 2, 4 or 6 numbers, not {len(segment)}: split it into points")
-    if closed:
-        path.close()
-    return path
-
-
-def glass(palette: Palette) -> int:
-    """A window pane's colour: pale on most paints, slate on the bright ones."""
-    return argb(96, 112, 130) if skia.ColorGetG(palette.base) > 180 else argb(214, 232, 242)
+from indexing.scenes.paint import (
+    Painter,
+    Palette,
+    argb,
+    blend,
+    box,
+    fill,
+    glass,
+    outlined,
+    oval,
+    polygon,
+    shaded,
+    sketch,
+    stroke,
+)
 
 
 def _soft(palette: Palette) -> skia.Paint:

@@ -45,6 +45,11 @@ class Scene:
         """The category of the main group's kind."""
         return KINDS[self.groups[0].kind].category
 
+    @property
+    def left_to_right(self) -> tuple[Group, ...]:
+        """The groups as they stand: of two, the left one first."""
+        return tuple(sorted(self.groups, key=lambda group: group.position != "left"))
+
     def metadata(self, caption: str) -> dict[str, Any]:
         """The ground truth as it is written beside the picture, with a caption."""
         return {

@@ -54,8 +54,7 @@ def scene_table(scenes: Sequence[Scene]) -> NDArray[np.int64]:
     """
     rows = []
     for scene in scenes:
-        groups = sorted(scene.groups, key=lambda group: group.position != "left") if scene.groups[1:] else scene.groups
-        numbers = [n for g in groups for n in (KIND_NUMBER[g.kind], COLOR_NUMBER[g.color], g.count)]
+        numbers = [n for g in scene.left_to_right for n in (KIND_NUMBER[g.kind], COLOR_NUMBER[g.color], g.count)]
         numbers += [-2] * (6 - len(numbers))
         place = (BACKGROUNDS.index(scene.background), TIMES.index(scene.time), WEATHERS.index(scene.weather))
         rows.append((*numbers, *place))

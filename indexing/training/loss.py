@@ -6,6 +6,8 @@ negative, whichever text it was drawn for. Near misses are negatives by construc
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -44,6 +46,7 @@ def likeness(pictures: Tensor, alike: Tensor) -> Tensor:
     return by_picture.sum() / (each > 0).sum().clamp(min=1)
 
 
+@cache
 def _trained_pairs(device: torch.device) -> Tensor:
     pairs = [[not held_out(kind, color) for color in COLORS] for kind in KINDS]
     return torch.tensor(pairs, device=device)

@@ -10,8 +10,7 @@ import skia
 from numpy.typing import NDArray
 
 from indexing.scenes import paint_buildings, paint_objects, paint_vehicles
-from indexing.scenes.paint import Palette
-from indexing.scenes.paint_vehicles import sketch
+from indexing.scenes.paint import Palette, sketch
 from indexing.scenes.vocabulary import COLORS, KINDS
 
 PAINTERS = paint_vehicles.PAINTERS | paint_buildings.PAINTERS | paint_objects.PAINTERS
