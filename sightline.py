@@ -16,12 +16,17 @@ from rich.table import Table
 
 from engine.errors import BadUserInput, SightlineError
 from engine.settings import Settings, settings
+from indexing.bench.commands import bench_app
+from observability import logs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False, help="Image search.")
 simulate_app = typer.Typer(no_args_is_help=True, help="Make pictures or vectors whose truth is known.")
+models_app = typer.Typer(invoke_without_command=True, help="List, export and measure models.")
 generations_app = typer.Typer(no_args_is_help=True, help="List, promote and roll back an index's generations.")
 app.add_typer(simulate_app, name="simulate")
 app.add_typer(generations_app, name="generations")
+app.add_typer(models_app, name="models")
+app.add_typer(bench_app, name="bench")
 
 out = Console()
 
@@ -35,6 +40,7 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """Runs a command; expected errors are one line on standard error and exit status 1."""
+    logs.configure()
     try:
         app()
     except SightlineError as error:
@@ -101,11 +107,11 @@ def score(
     one, many = image is not None and text is not None, source is not None and target is not None
     if one == many:
         raise BadUserInput("Give a picture and a text, or --csv IN.csv and --out OUT.csv.")
-    from engine.encoder import OpenClipEncoder
+    from engine.encoders.choice import load_encoder
     from indexing.scoring import Pair, score_csv
     from indexing.scoring import score as score_pairs
 
-    encoder = OpenClipEncoder.load(settings())
+    encoder = load_encoder(settings())
     if source is not None and target is not None:
         rows, failed = score_csv(encoder, source, target, settings())
         out.print(
@@ -130,10 +136,10 @@ def evaluate(
     """Measure how well the model and the index find what is in the pictures."""
     if not scenes:
         raise typer.BadParameter("Only drawn scenes carry their truth: leave --scenes on.")
-    from engine.encoder import OpenClipEncoder
+    from engine.encoders.choice import load_encoder
     from indexing.evaluation import evaluate_scenes
 
-    encoder = OpenClipEncoder.load(settings())
+    encoder = load_encoder(settings())
     measured = evaluate_scenes(seed, count, encoder, settings())
     if as_json:
         _print_json(measured)
@@ -172,18 +178,28 @@ def train(
 
 
 @app.command()
-def models(as_json: AsJson = False) -> None:
-    """List the models that CLIP_MODEL and CLIP_PRETRAINED can name."""
-    from engine.models import list_models
+def plan(  # noqa: PLR0913, PLR0917 - each is an option that a person may name
+    images: Annotated[str, typer.Option(help="How many images, such as 100M.")],
+    model: Annotated[str, typer.Option(help="CLIP_MODEL.")] = "ViT-H-14",
+    p95: Annotated[str, typer.Option(help="95 % of searches take no longer.")] = "50ms",
+    qps: Annotated[str, typer.Option(help="Searches a second, such as 1.5k.")] = "10",
+    recall: Annotated[float, typer.Option(help="Share of the true nearest 10 that are found.")] = 0.98,
+    gpu: Annotated[bool, typer.Option("--gpu/--cpu", help="Where models compute.")] = False,
+    originals: Annotated[str, typer.Option(help="Where vectors in full precision lie: ram or disk.")] = "ram",
+    repeated: Annotated[float, typer.Option(help="Share of searches that the cache answers.")] = 0.0,
+    node: Annotated[str, typer.Option(help="Cores and gigabytes of a Qdrant node.")] = "16x64",
+    as_json: AsJson = False,
+) -> None:
+    """Say what it takes to search so many images: nodes, memory, replicas, time. From laws that were measured."""
+    from indexing.bench.laws import LawBook
+    from indexing.capacity import plan as make
+    from indexing.capacity_command import request_of, show
 
-    known = list_models()
+    made = make(request_of(images, model, p95, qps, recall, gpu, originals, repeated, node), LawBook.read())
     if as_json:
-        _print_json([asdict(model) for model in known])
-        return
-    table = Table("CLIP_MODEL", "CLIP_PRETRAINED", "on this machine", box=None, header_style="dim")
-    for model in known:
-        table.add_row(model.name, model.pretrained or "(leave empty)", "yes" if model.local else "")
-    out.print(table)
+        _print_json(made.as_json())
+    else:
+        show(made, out)
 
 
 @app.command("settings")
@@ -217,11 +233,20 @@ def simulate_scenes(
 @simulate_app.command("vectors")
 def simulate_vectors(
     count: Annotated[int, typer.Option(min=1, help="How many vectors.")],
-    dim: Annotated[int, typer.Option(min=8, max=4096, help="Their dimension.")] = 1024,
+    dim: Annotated[int | None, typer.Option(min=8, max=4096, help="Their dimension; 1024 when not given.")] = None,
     seed: Annotated[int, typer.Option(help="Seed: the same vectors on every machine.")] = 1,
     index: IndexName = None,
+    for_model: Annotated[
+        bool, typer.Option("--for-model", help="As CLIP_MODEL and CLIP_PRETRAINED would have made them.")
+    ] = False,
 ) -> None:
-    """Fill an index with unit vectors in 8 categories, spread as real embeddings are."""
+    """Fill an index with unit vectors in 8 categories, spread as real embeddings are.
+
+    With --for-model searches in words work on them: they are what the model says of captions, and a little beside.
+    """
+    if for_model and dim is not None:
+        raise BadUserInput("The model decides the dimension of its vectors. Leave --dim out.")
+    from indexing.simulate import simulate_images
     from indexing.simulate import simulate_vectors as simulate
 
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as bar:
@@ -230,7 +255,62 @@ def simulate_vectors(
         def show(stage: str, written: int, _all: int) -> None:
             bar.update(task, description=stage.capitalize(), completed=written)
 
-        asyncio.run(simulate(count, dim, seed, index or settings().index_name, settings(), show))
+        name, current = index or settings().index_name, settings()
+        if for_model:
+            from engine.encoders.choice import load_encoder
+
+            asyncio.run(simulate_images(count, load_encoder(current), seed, name, current, show))
+        else:
+            asyncio.run(simulate(count, dim or 1024, seed, name, current, show))
+
+
+# ---------------------------------------------------------------- models
+
+
+@models_app.callback()
+def list_models(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the models that CLIP_MODEL and CLIP_PRETRAINED can name."""
+    if context.invoked_subcommand is not None:
+        return
+    from engine import models
+
+    known = models.list_models()
+    if as_json:
+        _print_json([asdict(model) for model in known])
+        return
+    table = Table("CLIP_MODEL", "CLIP_PRETRAINED", "on this machine", box=None, header_style="dim")
+    for model in known:
+        table.add_row(model.name, model.pretrained or "(leave empty)", "yes" if model.local else "")
+    out.print(table)
+
+
+@models_app.command()
+def export(
+    folder: Annotated[Path | None, typer.Option("--out", help="Folder for the files; CLIP_EXPORTS without it.")] = None,
+) -> None:
+    """Export CLIP_MODEL for servers without PyTorch, which then need only the folder as their CLIP_PRETRAINED."""
+    from engine.encoders.choice import export_model
+    from engine.encoders.exported import place_of
+
+    exported = export_model(settings(), folder or place_of(settings()))
+    size = sum(file.stat().st_size for file in exported.folder.iterdir())
+    out.print(f"{exported.info.name} is in {exported.folder}, {size / 1e6:,.0f} MB. On a server without PyTorch set:")
+    out.print(f"CLIP_MODEL={exported.info.name}\nCLIP_PRETRAINED={exported.folder.absolute()}", soft_wrap=True)
+
+
+@models_app.command("bench")
+def bench_models(
+    timeout_s: Annotated[float, typer.Option(help="Seconds after which one way to run it is given up.")] = 300.0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure every way to run CLIP_MODEL on this machine, with what each loses, and recommend one."""
+    from indexing.bench.variants import run
+
+    report = run(settings(), timeout_s=timeout_s)
+    if as_json:
+        _print_json(report.as_json())
+    else:
+        report.show(out)
 
 
 # ---------------------------------------------------------------- generations

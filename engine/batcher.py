@@ -249,6 +249,11 @@ class AsyncEncoder:
         return self._encoder.device
 
     @property
+    def runtime(self) -> str:
+        """How it computes."""
+        return self._encoder.runtime
+
+    @property
     def alive(self) -> bool:
         """Whether there are threads to encode with."""
         return self._texts.alive and self._pictures.alive
@@ -272,7 +277,7 @@ class AsyncEncoder:
         return np.stack([found[text] for text in texts])
 
     async def encode_images(self, pixels: Pixels) -> Vectors:
-        """Embeddings of preprocessed pictures, (n, 3, h, w) to (n, d). Raises as `Batcher.submit` does."""
+        """Embeddings of preprocessed pictures, (n, h, w, 3) to (n, d). Raises as `Batcher.submit` does."""
         if not len(pixels):
             return self._nothing()
         return np.stack(await self._pictures.submit(list(pixels)))

@@ -183,3 +183,39 @@ def facet_values(field: str, payload: Payload) -> set[str]:
         elif isinstance(value, str | int):
             found.add(str(value))
     return found
+
+
+def canonical(node: Filter | None) -> Any:
+    """A filter as plain lists, in which different filters differ."""
+    match node:
+        case None:
+            return None
+        case Match(path, values):
+            return ["match", path, values]
+        case Range(path, gte, lte):
+            return ["range", path, gte, lte]
+        case And(filters):
+            return ["and", *map(canonical, filters)]
+        case Or(filters):
+            return ["or", *map(canonical, filters)]
+        case Not(child):
+            return ["not", canonical(child)]
+
+
+def from_canonical(data: Any) -> Filter | None:
+    """The filter that `canonical` made plain lists of."""
+    match data:
+        case None:
+            return None
+        case "match", path, values:
+            return Match(path, tuple(values))
+        case "range", path, gte, lte:
+            return Range(path, gte, lte)
+        case "and" | "or" as kind, *rest:
+            children = tuple(child for child in map(from_canonical, rest) if child is not None)
+            return And(children) if kind == "and" else Or(children)
+        case "not", child:
+            inner = from_canonical(child)
+            if inner is not None:
+                return Not(inner)
+    raise ValueError(f"{data!r} is no filter")

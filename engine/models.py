@@ -8,51 +8,52 @@ failures are `ModelUnavailable` and say how to get the file here, because server
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import textwrap
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import open_clip
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME
+from open_clip.tokenizer import get_clean_fn
 from open_clip.transform import PreprocessCfg
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from engine import compact
+from engine.encoders.texts import ClipTokenizer, LockedTokenizer, Tokenizer
 from engine.errors import ModelUnavailable
+from engine.fingerprint import fingerprint
 from engine.ports import ModelInfo
+from engine.preprocess import Preprocessing
 
 WEIGHTS = Path(__file__).parent / "weights"
 """The folder of shipped models: `NAME/config.json` and `NAME/model.safetensors`."""
 
 _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl"}
-_SAMPLES = 64
-_SAMPLE_BYTES = 64 * 1024
-
-
-class Tokenizer(Protocol):
-    """Turns texts into token ids, (n, context_length) int64."""
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        """Token ids of texts, padded and cut to the model's context length."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in memory: `model` in evaluation mode, float32, on its device; `preprocess` for its pictures."""
+    """A model in memory: `model` in evaluation mode, float32, on its device; `weights` is the file it came from."""
 
     model: nn.Module
     preprocess: PreprocessCfg
     tokenizer: Tokenizer
     info: ModelInfo
+    weights: Path
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How its pictures are prepared."""
+        cfg = self.preprocess
+        size = (cfg.size, cfg.size) if isinstance(cfg.size, int) else tuple(cfg.size[-2:])
+        fill = int(cfg.fill_color)
+        return Preprocessing(size, tuple(cfg.mean), tuple(cfg.std), cfg.interpolation, cfg.resize_mode, fill)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,26 +121,7 @@ def load(name: str, pretrained: str, device: str, weights: Path = WEIGHTS) -> Lo
         context_length=config["text_cfg"].get("context_length", 77),
         fingerprint=fingerprint(name, path, asdict(cfg)),
     )
-    return LoadedModel(model, cfg, tokenizer, info)
-
-
-def fingerprint(name: str, path: Path, preprocess: Mapping[str, Any]) -> str:
-    """16 hex characters that differ for models whose vectors can't be compared.
-
-    Of the weights it reads the size, the safetensors header and 64 chunks of 64 KiB spread over the file, because
-    reading 4 GB takes seconds. Training changes all weights, so that suffices to tell models apart; it is no
-    protection against tampering.
-    """
-    digest = hashlib.sha256(json.dumps([name, preprocess], sort_keys=True).encode())
-    size = path.stat().st_size
-    digest.update(size.to_bytes(8))
-    with path.open("rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-        digest.update(file.read(header))
-        for offset in range(8 + header, size, max(_SAMPLE_BYTES, (size - header) // _SAMPLES)):
-            file.seek(offset)
-            digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:16]
+    return LoadedModel(model, cfg, tokenizer, info, path)
 
 
 # ---------------------------------------------------------------- finding the weights
@@ -260,11 +242,27 @@ def _build(config: dict[str, Any]) -> nn.Module:
 
 
 def _tokenizer(name: str, config: dict[str, Any], *, shipped: bool) -> Tokenizer:
-    if not shipped:
-        return cast("Tokenizer", open_clip.get_tokenizer(name))
     text = config["text_cfg"]
     length = text.get("context_length", 77)
-    return cast("Tokenizer", open_clip.SimpleTokenizer(context_length=length, **text.get("tokenizer_kwargs", {})))
+    if shipped:
+        return tokenizer_of(open_clip.SimpleTokenizer(context_length=length, **text.get("tokenizer_kwargs", {})))
+    return named_tokenizer(name)
+
+
+def named_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of an OpenCLIP architecture. It may come from the hub: raises what its client does."""
+    return tokenizer_of(open_clip.get_tokenizer(name))
+
+
+def tokenizer_of(theirs: Any) -> Tokenizer:
+    """The same tokenizer in our terms: CLIP's own without PyTorch, any other behind a lock."""
+    if type(theirs) is not open_clip.SimpleTokenizer or theirs.reduction_fn is not None:
+        return LockedTokenizer(theirs, theirs.context_length)
+    special = [theirs.decoder[number] for number in theirs.all_special_ids]
+    return ClipTokenizer(list(theirs.bpe_ranks), special, theirs.context_length, _CLEANERS[theirs.clean_fn])
+
+
+_CLEANERS = {get_clean_fn(name): name for name in ("lower", "whitespace", "canonicalize")}
 
 
 def _fill(model: nn.Module, path: Path, name: str, vocabulary_size: int) -> None:

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from engine.preprocess import Preprocessing
+
 Vectors = NDArray[np.float32]
 """Embeddings: (n, d) or one (d,), float32, unit L2 norm."""
 
-Pixels = NDArray[np.float32]
-"""Preprocessed pictures, ready for the image tower: (n, 3, h, w) or one (3, h, w), normalized as the model wants."""
+Pixels = NDArray[np.uint8]
+"""Pictures of a model's size: (n, h, w, 3) or one (h, w, 3), RGB bytes. The model normalizes them itself."""
 
 Payload = Mapping[str, Any]
 """What the index stores beside a vector: the standard fields and, under "metadata", whatever the source said.
@@ -88,7 +90,8 @@ class Point:
 class VectorQuery:
     """One nearest-neighbour question.
 
-    `vector` is (d,); hits score at least `score_threshold` by cosine; with `exact` every vector is compared.
+    `vector` is (d,); hits score at least `score_threshold` by cosine; with `exact` every vector is compared; without
+    `payload` hits come with an empty one, which is cheaper.
     """
 
     vector: Vectors
@@ -96,11 +99,12 @@ class VectorQuery:
     filter: Filter | None = None
     score_threshold: float | None = None
     exact: bool = False
+    payload: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One answer: cosine `score` (-1 to 1) and the stored payload. Sorted by score, then id."""
+    """One answer: cosine `score` (-1 to 1) and the stored payload, if it was asked for. Sorted by score, then id."""
 
     id: str
     score: float
@@ -192,16 +196,26 @@ class Encoder(Protocol):
         """Where it computes: "cuda", "mps" or "cpu"."""
         ...
 
+    @property
+    def runtime(self) -> str:
+        """How it computes, for people: "OpenVINO int8", "PyTorch fp32"."""
+        ...
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What `preprocess` does, for processes that have no encoder."""
+        ...
+
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Embeddings of texts, (n, d)."""
         ...
 
     def preprocess(self, image: Image) -> Pixels:
-        """One RGB picture, resized and normalized for the model: (3, h, w)."""
+        """One picture, resized and cropped for the model: (h, w, 3)."""
         ...
 
     def encode_images(self, pixels: Pixels) -> Vectors:
-        """Embeddings of preprocessed pictures, (n, 3, h, w) to (n, d)."""
+        """Embeddings of preprocessed pictures, (n, h, w, 3) to (n, d)."""
         ...
 
     def warm_up(self) -> None:

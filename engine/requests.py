@@ -17,11 +17,14 @@ import numpy as np
 import orjson
 
 from engine.errors import BadUserInput, CursorStale, ImageNotFound, SightlineError
-from engine.filters import validate
-from engine.ports import And, Filter, Match, Not, Or, Point, Range, Vectors
+from engine.filters import canonical, validate
+from engine.ports import Filter, Point, Vectors
 
-TIERS: Final = (100, 1_000, 10_000)
+TIERS: Final = (30, 100, 1_000, 10_000)
 """How deep the ranked lists are; nobody sees more than the last of them."""
+
+GRAPH_DEPTH: Final = 100
+"""The deepest list that is taken from the graph; deeper ones come from comparing all vectors."""
 
 _MAX_QUERY: Final = 512
 _MAX_FIRST: Final = 100
@@ -92,23 +95,6 @@ def fingerprint_of(index: str, terms: tuple[Term, ...], request: SearchRequest) 
     """A digest of everything that changes a request's ranked list, paging left out."""
     asked = [[term.text, term.image_id, term.vector, float(term.weight)] for term in terms]
     return digest([index, asked, canonical(request.filter), request.score_threshold])
-
-
-def canonical(node: Filter | None) -> Any:
-    """A filter as plain lists, in which different filters differ."""
-    match node:
-        case None:
-            return None
-        case Match(path, values):
-            return ["match", path, values]
-        case Range(path, gte, lte):
-            return ["range", path, gte, lte]
-        case And(filters):
-            return ["and", *map(canonical, filters)]
-        case Or(filters):
-            return ["or", *map(canonical, filters)]
-        case Not(child):
-            return ["not", canonical(child)]
 
 
 def digest(parts: list[Any]) -> str:

@@ -1,8 +1,9 @@
 """The use case: what was asked, from the cache, or else encoded and looked up in the index, as pages of results.
 
-Pages are cut from ranked lists of three depths: the first hundred come from the HNSW graph; who pages further gets the
-first thousand, then the first ten thousand, from comparing all vectors. A deeper list begins with the shallower one, so
-pages agree with each other and show nothing twice. Lists are what the cache holds and what equal requests share.
+Pages are cut from ranked lists of four depths: the first 30 and the first hundred come from the HNSW graph; who pages
+further gets the first thousand, then the first ten thousand, from comparing all vectors. A deeper list begins with the
+shallower one, so pages agree with each other and show nothing twice. Only the first list holds payloads; others are
+fetched for the page that is shown. Lists are what the cache holds and what equal requests share.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from engine.errors import (
     Overloaded,
     SightlineError,
 )
-from engine.filters import matches
+from engine.filters import canonical, matches
 from engine.ports import Cache, Filter, Hit, ModelInfo, Point, VectorQuery, Vectors
 from engine.requests import (
+    GRAPH_DEPTH,
     TIERS,
     SearchRequest,
     Term,
-    canonical,
     check,
     combined_vector,
     cursor_at,
@@ -50,7 +51,7 @@ log = structlog.get_logger(__name__)
 
 Strategy = Literal["hnsw", "hnsw_filtered", "exact"]
 
-_SCHEMA: Final = 1  # of cached lists; raise it when their form or meaning changes
+_SCHEMA: Final = 2  # of cached lists; raise it when their form or meaning changes
 _EXACT_BELOW: Final = 5_000  # a filter that admits fewer images: comparing them all is as fast, and complete
 _COUNTS_KEPT: Final = 1_024  # numbers of admitted images remembered; a serving generation never changes
 
@@ -404,7 +405,8 @@ class Searcher:
                 limit=job.limit,
                 filter=job.request.filter,
                 score_threshold=job.request.score_threshold or None,
-                exact=job.depth > TIERS[0] or (job.request.filter is not None and admitted[key] < _EXACT_BELOW),
+                exact=job.depth > GRAPH_DEPTH or (job.request.filter is not None and admitted[key] < _EXACT_BELOW),
+                payload=job.depth == TIERS[0],
             )
         answers = dict(zip(queries, await serving.index.search(list(queries.values())), strict=True))
         # A graph can lose its way under a filter. The count says so, and then everything is compared.
@@ -438,7 +440,7 @@ class Searcher:
     def _key(self, job: _Job, depth: int) -> str:
         """The cache key of a list: everything that changes it."""
         generation = job.serving.generation
-        search = [self._settings.search_ef, _EXACT_BELOW, list(TIERS)]
+        search = [self._settings.search_ef, _EXACT_BELOW, [*TIERS, GRAPH_DEPTH]]
         return digest([_SCHEMA, generation.id, generation.model.fingerprint, job.fingerprint, depth, search])
 
 

@@ -1,6 +1,7 @@
 """The indexes that this process serves: opened at first use, swapped when another generation is promoted.
 
-Nobody is interrupted by a swap: a search keeps the generation it began with, and the old one is closed when its last
+Each index is in a process of its own, because Qdrant Edge keeps the event loop waiting while it searches. Nobody is
+interrupted by a swap: a search keeps the generation it began with, and the old one is closed when its last
 user has left.
 """
 
@@ -17,7 +18,7 @@ import structlog
 
 from engine.errors import IndexCorrupt, IndexNotFound, IndexNotReady, SightlineError
 from engine.generations import Generation, GenerationStore
-from engine.indexes.edge import EdgeIndex
+from engine.indexes.process import ProcessIndex
 from engine.ports import VectorIndex
 from engine.settings import Settings
 
@@ -145,7 +146,7 @@ class IndexRegistry:
 
     async def _open(self, store: GenerationStore, generation: Generation) -> Serving:
         await asyncio.to_thread(store.verify, generation)
-        index = await asyncio.to_thread(EdgeIndex.open, generation.shard, self._settings)
+        index = await ProcessIndex.open(generation.shard, self._settings)
         info = await index.info()
         if (info.points, info.dimension) != (generation.points, generation.model.dimension):
             await index.close()

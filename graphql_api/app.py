@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -29,11 +28,11 @@ from graphql_api.services import Services
 
 STATIC: Final = Path(__file__).parent / "static"
 
-SECURITY_HEADERS: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-}
+SECURITY_HEADERS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+)
 
 PAGE_POLICY: Final = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; object-src 'none'; "
@@ -63,8 +62,8 @@ def create_app(
     endpoint = GraphQLEndpoint(create_schema(settings), settings, lambda: Context(services))
     app = Starlette(
         routes=[
-            Route("/", _page),
             Route("/graphql", endpoint),
+            Route("/", _page),
             Route("/livez", probes.live),
             Route("/readyz", probes.ready),
             Route("/metrics", probes.metrics),
@@ -92,11 +91,11 @@ class SecurityHeaders:
 
         async def send_with_headers(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
-                if scope["path"].startswith(("/static/", "/graphiql_assets/")):
-                    headers.setdefault("Cache-Control", "no-cache")
+                headers = message["headers"]
+                there = {name for name, _ in headers}
+                headers += [(name, value) for name, value in SECURITY_HEADERS if name not in there]
+                if b"cache-control" not in there and scope["path"].startswith(("/static/", "/graphiql_assets/")):
+                    headers.append((b"cache-control", b"no-cache"))
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)

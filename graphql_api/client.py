@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pillow_heif import register_heif_opener
 
 from engine.batcher import AsyncEncoder
 from engine.caches.memory import MemoryCache
@@ -22,7 +23,7 @@ from engine.serving import IndexRegistry
 from engine.settings import Settings
 
 if TYPE_CHECKING:
-    from engine.encoder import OpenClipEncoder
+    from engine.ports import Encoder
 
 _QUERY: Final = """
 query Find($index: String, $query: String, $terms: [SearchTerm!], $first: Int!) {
@@ -51,15 +52,17 @@ async def find(settings: Settings, query: str, image: Path | None, first: int, i
     return answer
 
 
-def _encoder(settings: Settings) -> OpenClipEncoder:
-    from engine.encoder import OpenClipEncoder  # noqa: PLC0415 - brings PyTorch
+def _encoder(settings: Settings) -> Encoder:
+    from engine.encoders.choice import load_encoder  # noqa: PLC0415 - takes a second
 
-    return OpenClipEncoder.load(settings)
+    return load_encoder(settings)
 
 
-def _vector(encoder: OpenClipEncoder, path: Path) -> list[float]:
+def _vector(encoder: Encoder, path: Path) -> list[float]:
+    register_heif_opener()
     try:
         with Image.open(path) as picture:
+            ImageOps.exif_transpose(picture, in_place=True)  # as it is indexed
             pixels = encoder.preprocess(picture)
     except (UnidentifiedImageError, OSError) as error:
         raise BadUserInput(f"{path} can't be read as a picture: {error}. Give a JPEG, PNG or WebP file.") from error
@@ -123,7 +126,7 @@ def _is_foreign(settings: Settings, index: str | None, generation: str) -> bool:
 
 async def _ask_index(
     settings: Settings,
-    encoder: OpenClipEncoder,
+    encoder: Encoder,
     query: str,
     vector: list[float] | None,
     first: int,

@@ -1,22 +1,25 @@
-"""What resolvers may reach while they answer one request."""
+"""What resolvers may reach while they answer one request, and where the request's time went."""
 
 from __future__ import annotations
 
+import time
 from functools import cached_property
 from typing import Any
 
 import strawberry
 
-from engine.search import Searcher
-from graphql_api.loaders import SearchLoader, search_loader
+from engine.search import Searcher, SearchResult
+from graphql_api.loaders import Answers, SearchLoader, search_loader
 from graphql_api.services import Services
 
 
 class Context:
-    """The server's parts, and this request's own loader."""
+    """The server's parts, this request's own loader, and its clock, which runs from the moment it is made."""
 
     def __init__(self, services: Services) -> None:
         self.services = services
+        self._started = time.perf_counter()
+        self._times: dict[str, float] = {}
 
     @property
     def searcher(self) -> Searcher:
@@ -26,7 +29,24 @@ class Context:
     @cached_property
     def search(self) -> SearchLoader:
         """This request's searches, gathered."""
-        return search_loader(self.searcher)
+        return search_loader(self.searcher, self._note)
+
+    def server_timing(self) -> str:
+        """The value of the header `Server-Timing`: milliseconds until now, in the engine, and in each of its stages.
+
+        Searches of one batch run at once, so the longest counts; batches follow each other and are added up.
+        """
+        total = (time.perf_counter() - self._started) * 1000
+        return ", ".join(f"{name};dur={ms:.3f}" for name, ms in {"total": total, **self._times}.items())
+
+    def _note(self, answers: Answers) -> None:
+        longest: dict[str, float] = {}
+        for answer in answers:
+            if isinstance(answer, SearchResult):
+                for name, ms in {"engine": answer.latency_ms, **answer.stages_ms}.items():
+                    longest[name] = max(ms, longest.get(name, 0.0))
+        for name, ms in longest.items():
+            self._times[name] = self._times.get(name, 0.0) + ms
 
 
 Info = strawberry.Info[Context, Any]

@@ -24,13 +24,23 @@ from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOpe
 from strawberry.types.execution import ExecutionResult, PreExecutionError
 from strawberry.types.graphql import OperationType
 
+from engine.errors import Overloaded
 from engine.settings import Settings
 from graphql_api import errors, graphiql
+from graphql_api.context import Context
 
 JSON: Final = "application/json"
 GRAPHQL: Final = "application/graphql-response+json"
 HTML: Final = "text/html"
+MAX_RUNNING: Final = 64
+"""Operations that are executed at once: they fill the largest batch; more would wait, and make others wait."""
+
+_RETRY_AFTER_S: Final = 1
 _NAMED: Final = 3
+_ALLOWED: Final = {
+    "GET": frozenset({OperationType.QUERY}),
+    "POST": frozenset({OperationType.QUERY, OperationType.MUTATION}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +58,30 @@ class Refused(Exception):
     def __init__(self, status: int, message: str, code: str = errors.BAD_REQUEST, **headers: str) -> None:
         super().__init__(message)
         self.status = status
-        self.code = code
+        self.extensions: dict[str, str | int] = {"code": code}
         self.headers = headers
 
 
 class GraphQLEndpoint:
     """An ASGI application that executes operations of a schema, each with a context of its own."""
 
-    def __init__(self, schema: Schema, settings: Settings, new_context: Callable[[], object]) -> None:
+    def __init__(self, schema: Schema, settings: Settings, new_context: Callable[[], Context]) -> None:
         self._schema = schema
         self._settings = settings
         self._new_context = new_context
+        self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one HTTP request; never raises because of what the client sent."""
+        context = self._new_context()
         try:
-            response = await self._respond(Request(scope, receive))
+            response = await self._respond(Request(scope, receive), context)
         except ClientDisconnect:
             return
+        response.raw_headers.append((b"server-timing", context.server_timing().encode()))
         await response(scope, receive, send)
 
-    async def _respond(self, request: Request) -> Response:
+    async def _respond(self, request: Request, context: Context) -> Response:
         media_type = JSON
         try:
             accepted = _negotiate(request)
@@ -77,10 +90,10 @@ class GraphQLEndpoint:
             media_type = accepted
             async with asyncio.timeout(self._settings.api_request_timeout_s):
                 operation = await self._read(request)
-                result = await self._execute(operation, request.method)
+                result = await self._execute(operation, request.method, context)
                 return self._answer(result, media_type)
         except Refused as refused:
-            body = {"errors": [{"message": str(refused), "extensions": {"code": refused.code}}]}
+            body = {"errors": [{"message": str(refused), "extensions": refused.extensions}]}
             return _encode(body, refused.status, media_type, refused.headers)
         except TimeoutError:
             message = (
@@ -116,15 +129,17 @@ class GraphQLEndpoint:
 
     # ------------------------------------------------------------ executing and answering
 
-    async def _execute(self, operation: Operation, method: str) -> ExecutionResult:
-        allowed = {OperationType.QUERY} if method == "GET" else {OperationType.QUERY, OperationType.MUTATION}
+    async def _execute(self, operation: Operation, method: str, context: Context) -> ExecutionResult:
+        if self._running >= MAX_RUNNING:
+            raise _overloaded()
+        self._running += 1
         try:
             return await self._schema.execute(
                 operation.query,
                 variable_values=operation.variables,
-                context_value=self._new_context(),
+                context_value=context,
                 operation_name=operation.name,
-                allowed_operation_types=allowed,
+                allowed_operation_types=_ALLOWED[method],
             )
         except InvalidOperationTypeError as error:
             kind = error.operation_type.value
@@ -133,6 +148,8 @@ class GraphQLEndpoint:
             raise Refused(400, f"A {kind} can't be answered over this connection.") from error
         except CannotGetOperationTypeError as error:
             return PreExecutionError(data=None, errors=[GraphQLError(error.as_http_error_reason())])
+        finally:
+            self._running -= 1
 
     def _answer(self, result: ExecutionResult, media_type: str) -> Response:
         body: dict[str, Any] = {}
@@ -142,6 +159,17 @@ class GraphQLEndpoint:
             return _encode(body, 400 if media_type == GRAPHQL else 200, media_type)
         body["data"] = result.data
         return _encode(body, 200, media_type)
+
+
+def _overloaded() -> Refused:
+    refused = Refused(
+        503,
+        f"The server is answering {MAX_RUNNING} requests already. Try again in {_RETRY_AFTER_S} s.",
+        Overloaded.code,
+        **{"Retry-After": str(_RETRY_AFTER_S)},
+    )
+    refused.extensions["retryAfterMs"] = _RETRY_AFTER_S * 1000
+    return refused
 
 
 def _is_request_error(result: ExecutionResult) -> bool:
@@ -157,7 +185,7 @@ def _is_request_error(result: ExecutionResult) -> bool:
 def _negotiate(request: Request) -> str:
     """The media type to answer with; `text/html` means that a browser wants the explorer."""
     header = request.headers.get("accept", "").strip()
-    if not header:
+    if header in {"", "*/*", JSON}:
         return JSON
     offers = (JSON, GRAPHQL, HTML) if request.method == "GET" else (JSON, GRAPHQL)
 

@@ -7,17 +7,19 @@
 | aliases     | the same field many times in one request     | `TOO_MANY_ALIASES`   |
 | complexity  | values computed: fields, times `first`       | `QUERY_TOO_COMPLEX`  |
 
-Parsed and validated documents are remembered in caches of a fixed number of short documents: clients send the same few
-queries with other variables. Long documents pass the caches by, so that their bytes are bounded too.
+What is found out about a document is remembered for a fixed number of short ones: clients send the same few queries
+with other variables. Long documents pass the cache by, so that its bytes are bounded too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from graphql import (
+    ArgumentNode,
     DocumentNode,
     FieldNode,
     FragmentDefinitionNode,
@@ -34,12 +36,14 @@ from graphql import (
     Source,
     TokenKind,
     VariableNode,
+    Visitor,
     get_named_type,
     get_operation_ast,
     parse,
+    visit,
 )
 from graphql.language import Lexer
-from strawberry.extensions import DisableIntrospection, ParserCache, SchemaExtension, ValidationCache
+from strawberry.extensions import DisableIntrospection, SchemaExtension
 from strawberry.schema.schema import validate_document
 
 from engine.settings import Settings
@@ -48,84 +52,105 @@ from graphql_api import errors
 CACHED_DOCUMENTS: Final = 256
 CACHED_CHARACTERS: Final = 16_384
 MAX_PAGE: Final = 100
+_KEPT_COSTS: Final = 64
+"""Page sizes for which the cost of one document is remembered."""
 
 
 def extensions(settings: Settings) -> list[Callable[[], SchemaExtension] | type[SchemaExtension]]:
-    """Factories of the schema's extensions, in the order they must run: parse, validate, then weigh."""
-    chosen: list[Callable[[], SchemaExtension] | type[SchemaExtension]] = [
-        lambda: DocumentCache(settings.api_max_tokens),
-        ValidatedCache,
-        lambda: CostLimits(settings),
-    ]
-    return chosen if settings.api_introspection else [DisableIntrospection, *chosen]
+    """Factories of a schema's extensions; the schema's documents are remembered between them."""
+    documents = Documents(settings)
+
+    def limits() -> Limits:
+        return Limits(documents)
+
+    return [limits] if settings.api_introspection else [DisableIntrospection, limits]
 
 
-class DocumentCache(ParserCache):
-    """Parses a query of at most `max_tokens` tokens, or takes the parsed one from the cache."""
+class Document:
+    """A parsed query, and what was found out about it so far. All of it belongs to one schema."""
 
-    def __init__(self, max_tokens: int) -> None:
-        super().__init__(maxsize=CACHED_DOCUMENTS)
-        self._max_tokens = max_tokens
+    def __init__(self, node: DocumentNode) -> None:
+        self.node = node
+        self.errors: list[GraphQLError] | None = None
+        """What validation found, an empty list for a valid document; None before it was asked."""
+        self._pages = _page_variables(node)
+        self._costs: dict[tuple[str | int | None, ...], Cost] = {}
+
+    def cost(self, schema: GraphQLSchema, name: str | None, variables: Mapping[str, Any]) -> Cost | None:
+        """What the operation of that name costs; None if there is no such operation. The document must be valid."""
+        key = (name, *(_page_size(variables[page]) if page in variables else None for page in self._pages))
+        known = self._costs.get(key)
+        if known is not None:
+            return known
+        operation = get_operation_ast(self.node, name)
+        if operation is None:
+            return None
+        if len(self._costs) >= _KEPT_COSTS:
+            self._costs.clear()
+        cost = self._costs[key] = measure(schema, self.node, operation, variables)
+        return cost
+
+
+class Documents:
+    """Queries of at most `api_max_tokens` tokens, parsed; the last short ones are remembered."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._remembered = lru_cache(maxsize=CACHED_DOCUMENTS)(self._parsed)
+
+    def __len__(self) -> int:
+        return self._remembered.cache_info().currsize
+
+    def read(self, query: str) -> Document:
+        """The document; raises `GraphQLError` for a query that is too long or is none."""
+        return self._remembered(query) if len(query) <= CACHED_CHARACTERS else self._parsed(query)
+
+    def _parsed(self, query: str) -> Document:
+        most = self.settings.api_max_tokens
+        try:
+            return Document(parse(query, max_tokens=most))
+        except GraphQLSyntaxError:
+            if _has_more_tokens(query, most):
+                message = f"The query has more than {most} tokens. Ask for less, or move values to variables."
+                raise _refusal(errors.TOKENS, message) from None
+            raise
+
+
+class Limits(SchemaExtension):
+    """Parses, validates and weighs one request's query, as far as that was not done before.
+
+    Weighing comes after validation, so that fragments exist and have no cycles.
+    """
+
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
+        self._document: Document | None = None
 
     def on_parse(self) -> Iterator[None]:
         """Fills in the document; raises `GraphQLError` for a query that is too long or is none."""
-        query = self.execution_context.query or ""
-        parser = self.cached_parse_document if len(query) <= CACHED_CHARACTERS else parse
-        try:
-            self.execution_context.graphql_document = parser(query, max_tokens=self._max_tokens)
-        except GraphQLSyntaxError:
-            if _has_more_tokens(query, self._max_tokens):
-                message = (
-                    f"The query has more than {self._max_tokens} tokens. Ask for less, or move values to variables."
-                )
-                raise _refusal(errors.TOKENS, message) from None
-            raise
+        context = self.execution_context
+        self._document = self._documents.read(context.query or "")
+        context.graphql_document = self._document.node
         yield
 
-
-class ValidatedCache(ValidationCache):
-    """Remembers which short documents are valid; long ones are validated every time."""
-
-    def __init__(self) -> None:
-        super().__init__(maxsize=CACHED_DOCUMENTS)
-
     def on_validate(self) -> Iterator[None]:
-        """Fills in the errors of the document, an empty list when it is valid."""
-        context = self.execution_context
-        assert context.graphql_document is not None  # noqa: S101 - parsed before
-        short = len(context.query or "") <= CACHED_CHARACTERS
-        validate = self.cached_validate_document if short else validate_document
-        try:
-            errors_found = validate(context.schema._schema, context.graphql_document, context.validation_rules)  # noqa: SLF001
-        except RecursionError:
-            errors_found = [_too_nested()]
-        context.pre_execution_errors = errors_found
-        yield
-
-
-class CostLimits(SchemaExtension):
-    """Refuses a query whose depth, aliases or complexity exceed the settings.
-
-    It comes after validation, so that fragments exist and have no cycles.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def on_validate(self) -> Iterator[None]:
-        """Weighs the operation that will run; a query that is not valid has its own errors already."""
-        context = self.execution_context
-        document = context.graphql_document
-        if document is not None and not context.pre_execution_errors:
-            operation = get_operation_ast(document, context.operation_name)
-            if operation is not None:
-                cost = measure(context.schema._schema, document, operation, context.variables or {})  # noqa: SLF001
-                if refusals := self._refusals(cost):
-                    context.pre_execution_errors = refusals
+        """Fills in the errors of the document, or else the limits that the operation exceeds."""
+        context, document = self.execution_context, self._document
+        assert document is not None  # noqa: S101 - parsed before
+        schema = context.schema._schema  # noqa: SLF001 - Strawberry's own extensions reach for it too
+        if document.errors is None:
+            try:
+                document.errors = validate_document(schema, document.node, context.validation_rules)
+            except RecursionError:
+                document.errors = [_too_nested()]
+        found = document.errors
+        if not found and (cost := document.cost(schema, context.operation_name, context.variables or {})):
+            found = self._refusals(cost)
+        context.pre_execution_errors = found
         yield
 
     def _refusals(self, cost: Cost) -> list[GraphQLError]:
-        limits = self._settings
+        limits = self._documents.settings
         checks = (
             (errors.DEEP, cost.depth, limits.api_max_depth, "levels deep", "Nest fewer fields"),
             (errors.ALIASES, cost.aliases, limits.api_max_aliases, "aliases", "Send several requests"),
@@ -223,7 +248,25 @@ class _Scales:
                     value = int(argument.value.value)
                 elif isinstance(argument.value, VariableNode):
                     value = self._variables.get(argument.value.name.value, value)
-        return min(max(value, 1), MAX_PAGE) if isinstance(value, int) else MAX_PAGE
+        return _page_size(value)
+
+
+def _page_size(value: Any) -> int:
+    """How many items an argument `first` of this value can ask for, whether it is one that will be accepted or not."""
+    return min(max(value, 1), MAX_PAGE) if isinstance(value, int) else MAX_PAGE
+
+
+def _page_variables(document: DocumentNode) -> tuple[str, ...]:
+    """The variables that are passed as some field's `first`."""
+    found: dict[str, None] = {}
+
+    class Pages(Visitor):
+        def enter_argument(self, node: ArgumentNode, *_: Any) -> None:
+            if node.name.value == "first" and isinstance(node.value, VariableNode):
+                found[node.value.name.value] = None
+
+    visit(document, Pages())
+    return tuple(found)
 
 
 def _refusal(code: str, message: str) -> GraphQLError:

@@ -6,7 +6,7 @@ DataLoader gathers what is asked for in one turn of the event loop. It lives as 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from strawberry.dataloader import DataLoader
 
@@ -16,11 +16,18 @@ from engine.search import Searcher, SearchResult
 
 SearchLoader = DataLoader[SearchRequest, SearchResult]
 
+Answers = Sequence[SearchResult | SightlineError]
 
-def search_loader(searcher: Searcher) -> SearchLoader:
-    """A loader for one request; an error among the results is raised only where that search was asked for."""
 
-    async def load(requests: list[SearchRequest]) -> Sequence[SearchResult | SightlineError]:
-        return await searcher.search_many(requests)
+def search_loader(searcher: Searcher, answered: Callable[[Answers], None]) -> SearchLoader:
+    """A loader for one request; an error among the results is raised only where that search was asked for.
+
+    `answered` is told the answers of each batch.
+    """
+
+    async def load(requests: list[SearchRequest]) -> Answers:
+        answers = await searcher.search_many(requests)
+        answered(answers)
+        return answers
 
     return DataLoader(load, cache=False)

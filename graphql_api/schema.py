@@ -15,6 +15,7 @@ from engine.settings import Settings
 from graphql_api import limits
 from graphql_api.context import Context, Info
 from graphql_api.errors import argument
+from graphql_api.execution import PlanningExecutor
 from graphql_api.fields import field
 from graphql_api.inputs import FacetField, ImageFilter, SearchTerm, filter_of, terms_of
 from graphql_api.types import (
@@ -165,7 +166,7 @@ class QuietSchema(strawberry.Schema):
 
 def create_schema(settings: Settings) -> strawberry.Schema:
     """The schema with its limits."""
-    return QuietSchema(query=Query, extensions=limits.extensions(settings))
+    return QuietSchema(query=Query, extensions=limits.extensions(settings), execution_context_class=PlanningExecutor)
 
 
 def _index(context: Context, name: str | None) -> str:

@@ -105,7 +105,7 @@ class Services:
     async def started(self) -> str | None:
         """Waits until the model is loaded and one warm query was tried; why the server is not ready, or None."""
         await asyncio.wait(self._tasks[:1])
-        return await self.not_ready()
+        return await self.not_ready(within_s=None)
 
     async def close(self) -> None:
         """Stops everything; harmless when done twice."""
@@ -145,14 +145,17 @@ class Services:
                 await asyncio.sleep(_WATCH_AGAIN_S)
 
     def _load_encoder(self) -> Encoder:
-        from engine.encoder import OpenClipEncoder  # noqa: PLC0415 - brings torch, which a given encoder does not need
+        from engine.encoders.choice import load_encoder  # noqa: PLC0415 - takes a second
 
-        return OpenClipEncoder.load(self.settings)
+        return load_encoder(self.settings)
 
     # ------------------------------------------------------------ state
 
-    async def not_ready(self) -> str | None:
-        """Why no traffic should come here, or None; the first time, that takes a real query through all parts."""
+    async def not_ready(self, within_s: float | None = PROBE_TIMEOUT_S) -> str | None:
+        """Why no traffic should come here, or None; the first time, that takes a real query through all parts.
+
+        Waits for that query at most `within_s` seconds, or, with None, until it has ended.
+        """
         if self.draining:
             return "The server is shutting down."
         if self._warm:
@@ -160,7 +163,7 @@ class Services:
         if self._warming is None or self._warming.done():
             self._warming = asyncio.create_task(self._warm_up())
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
+            async with asyncio.timeout(within_s):
                 return await asyncio.shield(self._warming)
         except TimeoutError:
             return "The first query is still running."

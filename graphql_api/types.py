@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+from functools import lru_cache
 from typing import Annotated, Any, Self
 from urllib.parse import quote
 
@@ -15,6 +16,9 @@ from engine.requests import SearchRequest, Term
 from engine.search import ResultEdge, SearchResult
 from graphql_api.context import Info
 from graphql_api.fields import field
+
+_quoted = lru_cache(maxsize=64)(quote)
+"""For the index's name, which is the same for all images of an answer. Their ids are UUIDs and need none."""
 
 First = Annotated[int, strawberry.argument(description="How many answers, 1 to 100.")]
 
@@ -30,17 +34,17 @@ class Image:
     @field
     def file_path(self) -> str | None:
         """Where the original lies, as the source named it."""
-        return self._text("filePath")
+        return self.payload.get("filePath")
 
     @field
     def file_name(self) -> str | None:
         """The file's name."""
-        return self._text("fileName")
+        return self.payload.get("fileName")
 
     @field
     def object_key(self) -> str | None:
         """The path inside the source."""
-        return self._text("objectKey")
+        return self.payload.get("objectKey")
 
     @field
     def width(self) -> int | None:
@@ -55,30 +59,30 @@ class Image:
     @field
     def category(self) -> str | None:
         """The category, where the source names one."""
-        return self._text("category")
+        return self.payload.get("category")
 
     @field
     def taken_at(self) -> dt.datetime | None:
         """When the picture was taken, where it is known."""
-        value = self._text("takenAt")
+        value = self.payload.get("takenAt")
         return dt.datetime.fromisoformat(value) if value else None
 
     @field
     def content_hash(self) -> str | None:
         """A hash of the file's bytes: equal for exact copies."""
-        return self._text("contentHash")
+        return self.payload.get("contentHash")
 
     @field
     def url(self) -> str:
         """The original's path on this server."""
-        return f"/images/{quote(self.index)}/{quote(self.id)}"
+        return f"/images/{_quoted(self.index)}/{self.id}"
 
     @field
     def thumbnail_url(self) -> str | None:
         """The thumbnail's path on this server; it may be kept forever. Null if there is none."""
-        if not self._text("thumbnail"):
+        if not self.payload.get("thumbnail"):
             return None
-        return f"/thumbnails/{quote(self.index)}/{quote(self.id)}?v={(self._text('contentHash') or '')[:16]}"
+        return f"/thumbnails/{_quoted(self.index)}/{self.id}?v={(self.payload.get('contentHash') or '')[:16]}"
 
     @field
     def metadata(self) -> JSON | None:
@@ -91,10 +95,6 @@ class Image:
         """Images that look like this one, best first, without itself."""
         request = SearchRequest(index=self.index, terms=(Term(image_id=str(self.id)),), first=first)
         return SearchConnection.of(await info.context.search.load(request), self.index)
-
-    def _text(self, key: str) -> str | None:
-        value: str | None = self.payload.get(key)
-        return value
 
 
 @strawberry.type(description="One answer of a search.")

@@ -42,9 +42,9 @@ def run_index(
     interrupts = _Interrupts()
 
     def load_encoder() -> Encoder:
-        from engine.encoder import OpenClipEncoder  # noqa: PLC0415 - brings torch, which takes seconds
+        from engine.encoders.choice import load_encoder  # noqa: PLC0415 - takes a second
 
-        return OpenClipEncoder.load(chosen)
+        return load_encoder(chosen)
 
     async def run() -> Report:
         interrupts.listen()
@@ -63,8 +63,8 @@ def run_index(
     except (asyncio.CancelledError, KeyboardInterrupt):
         _say(
             console,
-            "Stopped. What serves is as it was. Run the same command again: it goes on from here, at most one batch "
-            "of pictures is done again.",
+            "Stopped. What serves is as it was. Run the same command again: it goes on from here, a few batches "
+            "of pictures at most are done again.",
         )
         return 128 + (interrupts.received or signal.SIGINT)
     except SightlineError as error:

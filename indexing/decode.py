@@ -1,7 +1,8 @@
 """Turns one untrusted file into pixels, a thumbnail and facts, or into a reason why not.
 
-It runs in worker processes (`indexing.worker`), so it imports nothing heavy: Pillow, and no torch. A file is judged
-by its content, never by its name, and by its header before anything large is allocated.
+It runs in worker processes (`indexing.worker`), so it imports nothing heavy: Pillow and NumPy, no runtime of models.
+A file is judged by its content, never by its name, and by its header before anything large is allocated. Pixels that
+neither the model nor the thumbnail would show are left out as early as the format lets them.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from datetime import datetime
 from enum import StrEnum
 from io import BytesIO
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Final
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from pillow_heif import register_heif_opener
+
+from engine.ports import Pixels
+from engine.preprocess import Preprocessing, rgb
 
 register_heif_opener()
 Image.MAX_IMAGE_PIXELS = None  # `Rules.max_pixels` is checked here instead, for every format in the same way
@@ -40,6 +44,12 @@ _OTHER_PICTURES: Final = (
     b"P4\n",
 )
 _HEAD_BYTES: Final = 64
+_QUARTER_TURNS: Final = (5, 6, 7, 8)  # values of EXIF's orientation that make rows columns
+_MIRRORED: Final = (2, 3, 6, 7)  # those that bring to the left what was stored last
+_FLIPPED: Final = (3, 4, 7, 8)  # and those that bring it to the top
+_MARGIN: Final = 2
+"""Pixels that a reduced picture keeps, each way, for one that the model sees. README.md has what that changes."""
+_THUMBNAIL_QUALITY: Final = 80
 _EXIF_DATES: Final = (
     (ExifTags.Base.DateTimeOriginal, ExifTags.Base.OffsetTimeOriginal),
     (ExifTags.Base.DateTimeDigitized, ExifTags.Base.OffsetTimeDigitized),
@@ -94,58 +104,28 @@ _SENTENCES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """How a picture is made smaller for the encoder without changing what the encoder sees.
-
-    `shape`: "crop" makes the shorter side `size` and cuts the middle square out, "inside" makes the longer side `size`,
-    "squash" makes both so. `resample` is Pillow's filter number.
-    """
-
-    shape: Literal["crop", "inside", "squash"]
-    resample: int
-    size: int
-
-    def apply(self, image: Image.Image) -> Image.Image:
-        """The picture made smaller or larger; sizes and the cut are rounded as torchvision rounds them."""
-        width, height = image.size
-        size = self.size
-        if self.shape == "squash":
-            return image.resize((size, size), self.resample)
-        if self.shape == "inside":
-            ratio = max(width, height) / size
-            return image.resize((max(1, round(width / ratio)), max(1, round(height / ratio))), self.resample)
-        if width <= height:
-            width, height = size, int(size * height / width)
-        else:
-            width, height = int(size * width / height), size
-        left, top = round((width - size) / 2), round((height - size) / 2)
-        return image.resize((width, height), self.resample).crop((left, top, left + size, top + size))
-
-
-@dataclass(frozen=True, slots=True)
 class Rules:
-    """What decoding may cost and what it makes. `fit` None keeps every pixel for the encoder."""
+    """What decoding may cost, and what it makes: thumbnails of so many pixels, and pictures as a model wants them."""
 
     max_bytes: int
     max_pixels: int
     thumbnail_px: int
-    fit: Fit | None = None
+    preprocessing: Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """A picture that was read.
 
-    `width` and `height` are the picture's own, orientation applied; `pixels` are RGB bytes of `pixels_size` (width,
-    height); `thumbnail` is a WebP file; `taken_at` is RFC 3339; `content_hash` is the SHA-256 of the file, hex.
+    `width` and `height` are the picture's own, orientation applied; `pixels` are ready for the encoder, (h, w, 3);
+    `thumbnail` is a JPEG file; `taken_at` is RFC 3339; `content_hash` is the SHA-256 of the file, hex.
     """
 
     content_hash: str
     width: int
     height: int
     taken_at: str | None
-    pixels_size: tuple[int, int]
-    pixels: bytes
+    pixels: Pixels
     thumbnail: bytes
 
 
@@ -218,33 +198,85 @@ def _read(path: Path, max_bytes: int) -> bytes:
 
 def _finish(image: Image.Image, content_hash: str, rules: Rules) -> Decoded:
     taken_at = _taken_at(image)
-    with suppress(SyntaxError, ValueError, TypeError, struct.error):  # damaged EXIF: the picture stays as it lies
-        ImageOps.exif_transpose(image, in_place=True)
-    picture = _to_rgb(image)
-    reduced = rules.fit.apply(picture) if rules.fit else picture
-    thumbnail = picture.copy() if reduced is picture else picture
-    thumbnail.thumbnail((rules.thumbnail_px, rules.thumbnail_px), Image.Resampling.LANCZOS)
-    file = BytesIO()
-    thumbnail.save(file, "WEBP", quality=80, method=2)
+    picture = _loaded(image, rules)
+    pixels = picture.reduced(picture.spare_for(rules.preprocessing)).preprocessed(rules.preprocessing)
+    width, height = picture.whole
+    return Decoded(content_hash, width, height, taken_at, pixels, picture.thumbnail(rules.thumbnail_px))
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """An RGB picture, upright, perhaps already reduced.
+
+    `whole` is its own (width, height); `box` (left, top, right, bottom) is where those lie in `image`, whose last row
+    or column may show less than a full one after it was reduced by a whole factor.
+    """
+
+    image: Image.Image
+    whole: tuple[int, int]
+    box: tuple[float, float, float, float]
+
+    def spare_for(self, preprocessing: Preprocessing) -> int:
+        """The factor after which the model's own resizing still has twice the pixels that it leaves, both ways."""
+        return int(min(self._size) / (_MARGIN * max(preprocessing.size)))
+
+    def spare(self, rules: Rules) -> int:
+        """The factor by which it may be reduced for the model and for the thumbnail."""
+        return min(self.spare_for(rules.preprocessing), int(max(self._size) / rules.thumbnail_px))
+
+    def reduced(self, factor: int) -> _Picture:
+        """The picture made smaller by a whole factor, each pixel the mean of those before; itself for less than 2."""
+        if factor < 2:  # noqa: PLR2004 - the first factor that does something
+            return self
+        left, top, right, bottom = self.box
+        box = left / factor, top / factor, right / factor, bottom / factor
+        return _Picture(self.image.reduce(factor), self.whole, box)
+
+    def preprocessed(self, preprocessing: Preprocessing) -> Pixels:
+        """What the model sees of it, (h, w, 3)."""
+        return preprocessing.apply(self.image, self.whole, self.box)
+
+    def thumbnail(self, longest: int) -> bytes:
+        """A JPEG file whose longer side has at most so many pixels, with nothing in it but the picture."""
+        ratio = max(1, *(side / longest for side in self.whole))
+        width, height = (max(1, round(side / ratio)) for side in self.whole)
+        small = self.image.resize((width, height), Image.Resampling.HAMMING, self.box, reducing_gap=_MARGIN)
+        file = BytesIO()
+        small.save(file, "JPEG", quality=_THUMBNAIL_QUALITY, comment=b"")
+        return file.getvalue()
+
+    @property
+    def _size(self) -> tuple[float, float]:
+        left, top, right, bottom = self.box
+        return right - left, bottom - top
+
+
+def _loaded(image: Image.Image, rules: Rules) -> _Picture:
+    """The picture that a file holds, turned as its EXIF says, and reduced by what neither model nor thumbnail need."""
     width, height = image.size
-    return Decoded(content_hash, width, height, taken_at, reduced.size, reduced.tobytes(), file.getvalue())
+    spare = _Picture(image, image.size, (0, 0, width, height)).spare(rules)
+    drafted = image.draft(None, (width // spare, height // spare)) if spare > 1 else None  # a JPEG can be read smaller
+    turned = _turn_upright(image)
+    upright = rgb(image)
+    picture = _Picture(upright, upright.size, (0, 0, upright.width, upright.height))
+    if drafted:
+        _, (_, _, wide, high) = drafted
+        whole = width, height
+        if turned in _QUARTER_TURNS:
+            whole, wide, high = (height, width), high, wide
+        left = upright.width - wide if turned in _MIRRORED else 0
+        top = upright.height - high if turned in _FLIPPED else 0
+        picture = _Picture(upright, whole, (left, top, left + wide, top + high))
+    return picture.reduced(picture.spare(rules))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Eight bits of red, green and blue; what is transparent becomes white."""
-    image.load()
-    if image.mode.startswith("I;16"):
-        return image.convert("I").point(lambda value: value * (1 / 257) + 0).convert("L").convert("RGB")
-    if image.mode in ("I", "F"):  # their white is not defined: the brightest value is
-        low, high = cast("tuple[float, float]", image.getextrema())
-        scale = 255 / ((high - low) or 1)
-        return image.point(lambda value: value * scale - low * scale).convert("L").convert("RGB")
-    if image.has_transparency_data:
-        transparent = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(transparent)
-        return white.convert("RGB")
-    return image.convert("RGB")
+def _turn_upright(image: Image.Image) -> int | None:
+    """Turns a picture as its EXIF says, and returns what that says. With damaged EXIF it stays as it lies."""
+    with suppress(SyntaxError, ValueError, TypeError, struct.error):
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        ImageOps.exif_transpose(image, in_place=True)
+        return orientation
+    return None
 
 
 def _taken_at(image: Image.Image) -> str | None:

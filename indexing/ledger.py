@@ -8,7 +8,7 @@ SQLite in WAL mode; nothing here is SQLite's own except the pragmas.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -247,7 +247,7 @@ class Ledger:
 
 
 def _values(row: Row) -> dict[str, Any]:
-    return dict(zip((column.name for column in _ROW), astuple(row), strict=True))
+    return {column.name: getattr(row, column.name) for column in _ROW}  # dataclasses.asdict copies deeply
 
 
 def _now() -> str:

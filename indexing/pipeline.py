@@ -2,20 +2,19 @@
 
 Everything is written to a generation of its own, batch by batch: thumbnails, then vectors, then the ledger. A run that
 ends at any point, by an error, an interrupt or a kill, leaves the serving generation as it was and an unfinished one
-that the next run goes on with; at most one batch is done again, under the same ids. Only a complete, checked generation
-is promoted.
+that the next run goes on with; what was not yet in the ledger is done again, under the same ids. Only a complete,
+checked generation is promoted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NoReturn, Protocol
+from typing import Final, NoReturn, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -23,21 +22,22 @@ import engine
 from engine.errors import IndexCorrupt, SightlineError, SourceError
 from engine.generations import Generation, GenerationStore
 from engine.indexes.edge import EdgeIndex
-from engine.ports import Encoder, Point, Vectors
+from engine.ports import Encoder, Point
 from engine.settings import Settings
 from indexing import disk
-from indexing.decode import Decoded, Outcome, Reason
-from indexing.encoding import CHUNK, encode, find_fit
+from indexing.decode import Failure, Reason
+from indexing.encoding import chunk_size
+from indexing.entries import Entry, remove_thumbnails, write_thumbnails
+from indexing.flow import flow
 from indexing.ledger import Build, Ledger, Row
 from indexing.manifest import write_manifest
-from indexing.plan import Plan, Work, make_plan, stamp
-from indexing.sources import FolderSource, Problem, read_metadata
+from indexing.plan import Plan, make_plan
+from indexing.sources import FolderSource, Problem
 from indexing.workers import DECODER, DecoderPool
 from observability.metrics import indexing_images
 
 MANIFEST: Final = "manifest.json"
 LEDGER: Final = "ledger.sqlite"
-THUMBNAILS: Final = "thumbnails"
 
 _ATTEMPTS: Final = 2
 
@@ -116,15 +116,6 @@ async def index(
         raise
     report.seconds = time.monotonic() - started
     return report
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """A file that was decoded and, if it is a picture, encoded to a (d,) vector."""
-
-    work: Work
-    outcome: Outcome
-    vector: Vectors | None
 
 
 @dataclass(slots=True)
@@ -222,8 +213,7 @@ class _Run:
         """Drops the rows of generations that are no more, and the thumbnails that only they had."""
         there = {generation.id for generation in self.store.list()}
         lost = self.ledger.forget([build.generation for build in self.ledger.builds() if build.generation not in there])
-        for content_hash in lost:
-            (self.store.folder / _thumbnail(content_hash)).unlink(missing_ok=True)
+        remove_thumbnails(self.store.folder, lost)
 
     def _choose(self) -> None:
         """Sets `reference`: the unfinished generation, or the serving one, or none, whichever has the wanted model."""
@@ -280,57 +270,34 @@ class _Run:
         if not plan.work:
             return
         encoder = self._loaded()
-        fit = await asyncio.to_thread(find_fit, encoder)
-        pool = DecoderPool(self.settings, fit, ahead=CHUNK, decoder=self.decoder)
+        pool = DecoderPool(self.settings, encoder.preprocessing, ahead=2 * chunk_size(encoder), decoder=self.decoder)
         self.progress.start(len(plan.work))
         started = time.monotonic()
-        batch: list[_Done] = []
-        pictures: list[tuple[Work, Decoded]] = []
         async with aclosing(pool.decode(plan.work)) as results:
-            async for work, outcome in results:
-                if isinstance(outcome, Decoded):
-                    pictures.append((work, outcome))
-                else:
-                    batch.append(_Done(work, outcome, None))
-                    self._advance(work, outcome.reason)
-                full = len(batch) + len(pictures) >= self.settings.index_batch_size
-                if len(pictures) >= CHUNK or full:
-                    batch += await self._encode(encoder, pictures)
-                    pictures = []
-                if full:
-                    await self._write(batch)
-                    batch = []
-        batch += await self._encode(encoder, pictures)
-        await self._write(batch)
+            await flow(
+                results,
+                encoder,
+                self._write,
+                batch_size=self.settings.index_batch_size,
+                encoding=lambda: self.progress.stage("encoding"),
+                advance=self._advance,
+            )
         self.report.encoding_seconds += time.monotonic() - started
 
-    async def _encode(self, encoder: Encoder, pictures: Sequence[tuple[Work, Decoded]]) -> list[_Done]:
-        if not pictures:
-            return []
-        self.progress.stage("encoding")
-        vectors = await asyncio.to_thread(encode, encoder, [decoded for _, decoded in pictures])
-        for work, _ in pictures:
-            self._advance(work, None)
-        return [_Done(work, decoded, vector) for (work, decoded), vector in zip(pictures, vectors, strict=True)]
-
-    def _advance(self, work: Work, reason: Reason | None) -> None:
+    def _advance(self, entry: Entry) -> None:
+        reason = entry.outcome.reason if isinstance(entry.outcome, Failure) else None
         indexing_images.labels(reason or "indexed").inc()
-        self.progress.advance(work.item.key, reason)
+        self.progress.advance(entry.work.item.key, reason)
 
-    async def _write(self, batch: Sequence[_Done]) -> None:
+    async def _write(self, batch: Sequence[Entry]) -> None:
         """Writes a batch in the order that makes it safe to be killed: thumbnails, vectors, ledger."""
         self.progress.stage("writing")
-        rows = [self._row(done) for done in batch]
-        points = [self._point(done) for done in batch if done.vector is not None]
-        lost = [
-            done.work.known.id
-            for done in batch
-            if done.vector is None and done.work.known and done.work.known.state == "indexed"
-        ]
+        rows, points = await asyncio.to_thread(self._describe, batch)
+        lost = [entry.lost_id for entry in batch if entry.lost_id]
         if points or lost:
             vectors = await self._begin()
             disk.require(self.store.folder, 0)
-            await asyncio.to_thread(self._write_thumbnails, [done.outcome for done in batch])
+            await asyncio.to_thread(write_thumbnails, self.store.folder, batch)
             self.progress.stage("upserting")
             await vectors.upsert(points)
             await vectors.delete(lost)
@@ -341,6 +308,10 @@ class _Run:
             self.held += rows
         self.report.indexed += len(points)
         self.progress.stage("written")
+
+    def _describe(self, batch: Sequence[Entry]) -> tuple[list[Row], list[Point]]:
+        points = [entry.point(self.index_name) for entry in batch]
+        return [entry.row(self.index_name) for entry in batch], [point for point in points if point]
 
     async def _begin(self) -> EdgeIndex:
         """The vectors of the generation being built, which is begun or opened with the first write to it."""
@@ -366,48 +337,6 @@ class _Run:
         self.held = []
         self.reference, self.building = generation, True
         return self.vectors
-
-    def _row(self, done: _Done) -> Row:
-        item, outcome = done.work.item, done.outcome
-        id_ = _image_id(self.index_name, item.key)
-        if isinstance(outcome, Decoded):
-            facts: dict[str, Any] = {
-                "state": "indexed",
-                "content_hash": outcome.content_hash,
-                "width": outcome.width,
-                "height": outcome.height,
-            }
-        else:
-            facts = {"state": "skipped", "reason": str(outcome.reason), "detail": outcome.detail or None}
-        return Row(item.key, item.size, item.mtime_ns, stamp(item), id_, **facts)
-
-    def _point(self, done: _Done) -> Point:
-        item, picture = done.work.item, done.outcome
-        assert isinstance(picture, Decoded)  # noqa: S101 - only pictures have vectors
-        metadata = read_metadata(item.sidecar) if item.sidecar else {}
-        category = metadata.get("category")
-        payload = {
-            "filePath": item.path,
-            "fileName": Path(item.path).name,
-            "objectKey": item.key,
-            "width": picture.width,
-            "height": picture.height,
-            "category": category if isinstance(category, str) else None,
-            "takenAt": picture.taken_at,
-            "contentHash": picture.content_hash,
-            "thumbnail": _thumbnail(picture.content_hash),
-            "metadata": metadata,
-        }
-        return Point(_image_id(self.index_name, item.key), done.vector, payload)
-
-    def _write_thumbnails(self, outcomes: Sequence[Outcome]) -> None:
-        for picture in outcomes:
-            if isinstance(picture, Decoded):
-                path = self.store.folder / _thumbnail(picture.content_hash)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                draft = path.with_suffix(".part")
-                draft.write_bytes(picture.thumbnail)
-                draft.replace(path)
 
     async def _delete(self, gone: Sequence[Row]) -> None:
         if not gone:
@@ -523,12 +452,3 @@ def _requested_model(settings: Settings) -> str:
     except OSError:
         return f"{settings.clip_model} {settings.clip_pretrained}"
     return f"{settings.clip_model} {settings.clip_pretrained} {about.st_size} {about.st_mtime_ns}"
-
-
-def _image_id(index_name: str, key: str) -> str:
-    """The id of a picture: the same for the same index and key, on every machine, for ever."""
-    return str(uuid.uuid5(uuid.uuid5(uuid.NAMESPACE_URL, f"sightline:{index_name}"), key))
-
-
-def _thumbnail(content_hash: str) -> str:
-    return f"{THUMBNAILS}/{content_hash[:2]}/{content_hash}.webp"

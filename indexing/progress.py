@@ -19,6 +19,7 @@ from indexing.decode import Reason
 from indexing.pipeline import Report
 
 _LINE_EVERY_S: Final = 15.0
+_DRAWN_PER_S: Final = 4  # while the bar is drawn, nothing else in Python moves
 _NAMED: Final = 3
 _SAID: Final = {
     "reading": "Looking for pictures",
@@ -50,6 +51,7 @@ class TerminalProgress:
             TextColumn("{task.fields[skipped]}"),
             console=console,
             disable=not console.is_terminal,
+            refresh_per_second=_DRAWN_PER_S,
         )
         self._total = self._done = self._skipped = 0
         self._begun = self._last_line = time.monotonic()

@@ -18,7 +18,7 @@ from engine.errors import BadUserInput
 from engine.ports import Encoder, Vectors
 from engine.settings import Settings
 from indexing.decode import Decoded, Failure, Rules, decode
-from indexing.encoding import CHUNK, encode
+from indexing.encoding import chunk_size, encode
 
 _COLUMNS: Final = ("image", "text")
 
@@ -77,7 +77,7 @@ def score_csv(encoder: Encoder, source: Path, target: Path, settings: Settings) 
                 )
             writer = csv.DictWriter(write, [*columns, "score", "error"], extrasaction="ignore")
             writer.writeheader()
-            for chunk in _chunks(reader):
+            for chunk in _chunks(reader, chunk_size(encoder)):
                 pairs = [Pair(str(source.parent / (row["image"] or "")), row["text"] or "") for row in chunk]
                 for row, scored in zip(chunk, score(encoder, pairs, settings), strict=True):
                     value = "" if scored.score is None else f"{scored.score:.6f}"
@@ -94,19 +94,22 @@ def score_csv(encoder: Encoder, source: Path, target: Path, settings: Settings) 
     return rows, failed
 
 
-def _chunks(reader: Iterator[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
-    while chunk := list(islice(reader, CHUNK)):
+def _chunks(reader: Iterator[dict[str, str]], size: int) -> Iterator[list[dict[str, str]]]:
+    while chunk := list(islice(reader, size)):
         yield chunk
 
 
 def _pictures(encoder: Encoder, paths: list[str], settings: Settings) -> tuple[dict[str, Vectors], dict[str, str]]:
     """Embeddings (d,) of the pictures that can be read, and the reasons of the others, by path."""
-    rules = Rules(settings.index_max_bytes, settings.index_max_pixels, settings.index_thumbnail_px)
+    rules = Rules(
+        settings.index_max_bytes, settings.index_max_pixels, settings.index_thumbnail_px, encoder.preprocessing
+    )
+    size = chunk_size(encoder)
     vectors: dict[str, Vectors] = {}
     reasons: dict[str, str] = {}
-    for start in range(0, len(paths), CHUNK):
+    for start in range(0, len(paths), size):
         read: dict[str, Decoded] = {}
-        for path in paths[start : start + CHUNK]:
+        for path in paths[start : start + size]:
             outcome = decode(path, rules)
             if isinstance(outcome, Failure):
                 reasons[path] = (

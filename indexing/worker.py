@@ -1,15 +1,17 @@
 """A decoding worker: the child process, and the frames it exchanges with its parent.
 
-    python -m indexing.worker '{"decoder": "indexing.decode:decode", "memory_mb": 2048, "timeout_s": 20, "rules": {…}}'
+    python -m indexing.worker '{"decoder": "indexing.decode:decode", "memory_mb": 2048, "timeout_s": 20, …}'
 
-It reads one request a line on standard input and answers with one frame on standard output. Answers are JSON and raw
-bytes, not pickles: the worker has touched hostile files, and its parent must not run what it sends.
+It reads one request a line on standard input and answers with one frame on standard output; the pixels, most of what it
+has to say, it leaves in memory that it shares with its parent. Answers are JSON and raw bytes, not pickles: the worker
+has touched hostile files, and its parent must not run what it sends.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import mmap
 import os
 import resource
 import signal
@@ -21,42 +23,46 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from indexing.decode import Decoded, Failure, Fit, Outcome, Reason, Rules
+from engine.ports import Pixels
+from engine.preprocess import Preprocessing
+from indexing.decode import Decoded, Failure, Outcome, Reason, Rules
 
 Decoder = Callable[[str, Rules], Outcome]
 
-HEADER: Final = struct.Struct("<III")
-"""A frame begins with three lengths in bytes: of the JSON, of the pixels, of the thumbnail."""
+HEADER: Final = struct.Struct("<II")
+"""A frame begins with two lengths in bytes: of the JSON and of the thumbnail."""
 _GRACE: Final = 2.0
+_NICENESS: Final = 10
+"""Workers give way to the encoder, whose threads wait for each other: they decode while it would have to wait."""
 
 
 def rules_from(data: dict[str, Any]) -> Rules:
-    """The rules that `dataclasses.asdict` took apart."""
-    return Rules(**{**data, "fit": Fit(**data["fit"]) if data["fit"] else None})
+    """The rules that `dataclasses.asdict` took apart and JSON carried."""
+    return Rules(**{**data, "preprocessing": Preprocessing(**data["preprocessing"])})
 
 
 def pack(outcome: Outcome | None) -> bytes:
-    """One frame; None says that the worker is ready."""
-    pixels = thumbnail = b""
+    """One frame, which has everything but the pixels; None says that the worker is ready."""
+    thumbnail = b""
     facts: dict[str, Any] = {}
     if isinstance(outcome, Decoded):
-        facts = {
-            name: getattr(outcome, name) for name in ("content_hash", "width", "height", "taken_at", "pixels_size")
-        }
-        pixels, thumbnail = outcome.pixels, outcome.thumbnail
+        facts = {name: getattr(outcome, name) for name in ("content_hash", "width", "height", "taken_at")}
+        thumbnail = outcome.thumbnail
     elif outcome is not None:
         facts = asdict(outcome)
     text = json.dumps({"kind": type(outcome).__name__, "facts": facts}).encode()
-    return b"".join((HEADER.pack(len(text), len(pixels), len(thumbnail)), text, pixels, thumbnail))
+    return b"".join((HEADER.pack(len(text), len(thumbnail)), text, thumbnail))
 
 
-def unpack(text: bytes, pixels: bytes, thumbnail: bytes) -> Outcome | None:
-    """What a frame's parts say. Raises `ValueError`, `TypeError` or `KeyError` if they are no frame of ours."""
+def unpack(text: bytes, thumbnail: bytes, pixels: Pixels) -> Outcome | None:
+    """What a frame's parts say, with a copy of the pixels.
+
+    Raises `ValueError`, `TypeError` or `KeyError` if they are no frame of ours.
+    """
     frame = json.loads(text)
     facts = frame["facts"]
     if frame["kind"] == "Decoded":
-        width, height = facts.pop("pixels_size")
-        return Decoded(**facts, pixels_size=(width, height), pixels=pixels, thumbnail=thumbnail)
+        return Decoded(**facts, pixels=pixels.copy(), thumbnail=thumbnail)
     return Failure(Reason(facts["reason"]), facts["detail"]) if frame["kind"] == "Failure" else None
 
 
@@ -70,8 +76,10 @@ def limit_memory(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 2**20,) * 2)
 
 
-def serve(requests: BinaryIO, answers: BinaryIO, decoder: Decoder, rules: Rules, timeout_s: float) -> None:
-    """Answers requests until there are no more.
+def serve(
+    requests: BinaryIO, answers: BinaryIO, shared: mmap.mmap, decoder: Decoder, rules: Rules, timeout_s: float
+) -> None:
+    """Answers requests until there are no more; a picture's pixels lie in `shared` before its frame is sent.
 
     The parent kills a worker that takes too long. Should the parent itself be gone, the alarm does.
     """
@@ -81,6 +89,8 @@ def serve(requests: BinaryIO, answers: BinaryIO, decoder: Decoder, rules: Rules,
         signal.setitimer(signal.ITIMER_REAL, timeout_s * _GRACE)
         outcome = decoder(json.loads(line), rules)
         signal.setitimer(signal.ITIMER_REAL, 0)
+        if isinstance(outcome, Decoded):
+            shared[:] = outcome.pixels.tobytes()
         answers.write(pack(outcome))
         answers.flush()
 
@@ -94,9 +104,10 @@ def main(order: str) -> None:
     answers = os.fdopen(os.dup(1), "wb", buffering=2**20)
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)  # what a library prints must not get between the frames
+    os.nice(_NICENESS)
     limit_memory(told["memory_mb"])
-    with answers, sys.stdin.buffer as requests:
-        serve(requests, answers, decoder, rules_from(told["rules"]), told["timeout_s"])
+    with answers, sys.stdin.buffer as requests, mmap.mmap(told["pixels"], 0) as shared:
+        serve(requests, answers, shared, decoder, rules_from(told["rules"]), told["timeout_s"])
 
 
 if __name__ == "__main__":

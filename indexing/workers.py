@@ -2,32 +2,40 @@
 
 Each worker holds one picture at a time, so a crash or a hang is always the fault of a known file: that file fails, its
 worker is replaced, and everything else goes on. Workers are started by name and not forked, so they carry nothing of
-this process: no torch, no open index, no locks.
+this process: no model, no open index, no locks. Pixels come through memory that each shares with this process; through
+a pipe of 64 kB they would cost three times as much.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import mmap
 import os
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Final, Protocol, TypeVar
+from typing import IO, Any, Final, Protocol, TypeVar
 
+import numpy as np
+
+from engine.encoders.cores import usable_cores
 from engine.errors import SightlineError
+from engine.ports import Pixels
+from engine.preprocess import Preprocessing
 from engine.settings import Settings
-from indexing.decode import Failure, Fit, Outcome, Reason, Rules
+from indexing.decode import Failure, Outcome, Reason, Rules
 from indexing.worker import HEADER, unpack
 
 DECODER: Final = "indexing.decode:decode"
 _START_TIMEOUT_S: Final = 120.0
 _EXIT_TIMEOUT_S: Final = 2.0
 _PIPE_BYTES: Final = 2**20
+_ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # NumPy would start one for each core
 
 
 class HasPath(Protocol):
@@ -43,26 +51,27 @@ T = TypeVar("T", bound=HasPath)
 
 
 class DecoderPool:
-    """Decodes files in `settings.index_workers` processes.
+    """Decodes files in `settings.index_workers` processes, one for each core and one more if that is 0.
 
-    `fit` is how pictures are made smaller, None not at all; `decoder` names the function that workers call,
-    "module:function". `ahead` is how many results may wait to be taken.
+    `preprocessing` is the model's; `decoder` names the function that workers call, "module:function". `ahead` is how
+    many results may wait to be taken.
     """
 
-    def __init__(self, settings: Settings, fit: Fit | None, *, ahead: int = 8, decoder: str = DECODER) -> None:
-        rules = Rules(settings.index_max_bytes, settings.index_max_pixels, settings.index_thumbnail_px, fit)
-        self._workers = settings.index_workers
+    def __init__(
+        self, settings: Settings, preprocessing: Preprocessing, *, ahead: int = 8, decoder: str = DECODER
+    ) -> None:
+        rules = Rules(settings.index_max_bytes, settings.index_max_pixels, settings.index_thumbnail_px, preprocessing)
+        self._workers = settings.index_workers or usable_cores() + 1
+        self._shape = (*preprocessing.size, 3)
         self._ahead = ahead
-        self._import_path = os.pathsep.join(str(Path(path).absolute()) for path in sys.path)
         self._timeout_s = settings.index_decode_timeout_s
-        self._order = json.dumps(
-            {
-                "decoder": decoder,
-                "memory_mb": settings.index_worker_memory_mb,
-                "timeout_s": self._timeout_s,
-                "rules": asdict(rules),
-            }
-        )
+        self._import_path = os.pathsep.join(str(Path(path).absolute()) for path in sys.path)
+        self._order = {
+            "decoder": decoder,
+            "memory_mb": settings.index_worker_memory_mb,
+            "timeout_s": self._timeout_s,
+            "rules": asdict(rules),
+        }
 
     async def decode(self, tasks: Iterable[T]) -> AsyncGenerator[tuple[T, Outcome], None]:
         """Every task with its outcome, in the order in which they are ready; a few wait, the rest is not yet begun.
@@ -102,36 +111,30 @@ class DecoderPool:
         complaints: IO[bytes],
     ) -> None:
         """One worker's place in the pool: whatever dies in it is replaced when the next picture comes."""
-        worker: Process | None = None
+        worker: _Worker | None = None
         try:
             for task in waiting:
-                if worker is None or worker.returncode is not None:
-                    await _stop(worker)
+                if worker is None or not worker.is_running:
+                    if worker:
+                        await worker.stop()
                     worker = await self._start(complaints)
-                outcome = await self._ask(worker, task.path)
+                outcome = await worker.ask(task.path, self._timeout_s)
                 if isinstance(outcome, Failure) and outcome.reason in (Reason.TIMEOUT, Reason.WORKER_DIED):
-                    await _stop(worker)
+                    await worker.stop()
                     worker = None
                 await room.acquire()
                 ready.put_nowait((task, outcome))
         finally:
-            await _stop(worker)
+            if worker:
+                await worker.stop()
 
-    async def _start(self, complaints: IO[bytes]) -> Process:
-        worker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "indexing.worker", self._order),
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=complaints,
-            limit=_PIPE_BYTES,
-            env={**os.environ, "PYTHONPATH": self._import_path},
-            start_new_session=True,  # Ctrl-C is for the parent, who then stops its workers
-        )
+    async def _start(self, complaints: IO[bytes]) -> _Worker:
+        worker = await _Worker.start(self._order, self._shape, self._import_path, complaints)
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
-                await _receive(worker)
+                await worker.receive()
         except (TimeoutError, EOFError) as error:
-            await _reap(worker)
+            await worker.reap()
             complaints.seek(0)
             lines = complaints.read()[-2000:].decode(errors="replace").strip().splitlines() or ["no message"]
             raise SightlineError(
@@ -139,44 +142,81 @@ class DecoderPool:
                 "`python -c 'import indexing.decode'`."
             ) from error
         except BaseException:
-            await _stop(worker)
+            await worker.stop()
             raise
         return worker
 
-    async def _ask(self, worker: Process, path: str) -> Outcome:
-        assert worker.stdin  # noqa: S101 - it was opened as a pipe
-        request = json.dumps(path)
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """A process and the (h, w, 3) pixels of its last picture, in memory that both can reach."""
+
+    process: Process
+    pixels: Pixels
+
+    @classmethod
+    async def start(
+        cls, order: dict[str, Any], shape: tuple[int, ...], import_path: str, complaints: IO[bytes]
+    ) -> _Worker:
+        """Starts a process; its first frame will say that it is ready."""
+        with _memory() as file:
+            file.truncate(int(np.prod(shape)))
+            pixels = np.frombuffer(mmap.mmap(file.fileno(), 0), dtype=np.uint8).reshape(shape)
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "indexing.worker", json.dumps({**order, "pixels": file.fileno()})),
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=complaints,
+                limit=_PIPE_BYTES,
+                pass_fds=(file.fileno(),),
+                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": import_path},
+                start_new_session=True,  # Ctrl-C is for the parent, who then stops its workers
+            )
+        return cls(process, pixels)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process has not ended."""
+        return self.process.returncode is None
+
+    async def ask(self, path: str, timeout_s: float) -> Outcome:
+        """What it makes of one file; the process may be dead or hanging afterwards, and then that is the outcome."""
+        assert self.process.stdin  # noqa: S101 - it was opened as a pipe
         try:
-            async with asyncio.timeout(self._timeout_s):
-                worker.stdin.write(request.encode() + b"\n")
-                await worker.stdin.drain()
-                return await _receive(worker) or Failure(Reason.WORKER_DIED, "it gave no answer")
+            async with asyncio.timeout(timeout_s):
+                self.process.stdin.write(json.dumps(path).encode() + b"\n")
+                await self.process.stdin.drain()
+                return await self.receive() or Failure(Reason.WORKER_DIED, "it gave no answer")
         except TimeoutError:
-            return Failure(Reason.TIMEOUT, f"{self._timeout_s:g} s")
+            return Failure(Reason.TIMEOUT, f"{timeout_s:g} s")
         except (EOFError, OSError, ValueError, TypeError, KeyError):
-            code = await _reap(worker)
+            code = await self.reap()
             return Failure(Reason.WORKER_DIED, f"signal {-code}" if code < 0 else f"exit code {code}")
 
+    async def receive(self) -> Outcome | None:
+        """Its next frame; None if that only says that it is ready."""
+        assert self.process.stdout  # noqa: S101 - it was opened as a pipe
+        lengths = HEADER.unpack(await self.process.stdout.readexactly(HEADER.size))
+        text, thumbnail = [await self.process.stdout.readexactly(length) for length in lengths]
+        return unpack(text, thumbnail, self.pixels)
 
-async def _receive(worker: Process) -> Outcome | None:
-    assert worker.stdout  # noqa: S101 - it was opened as a pipe
-    lengths = HEADER.unpack(await worker.stdout.readexactly(HEADER.size))
-    text, pixels, thumbnail = [await worker.stdout.readexactly(length) for length in lengths]
-    return unpack(text, pixels, thumbnail)
+    async def reap(self) -> int:
+        """The exit code of a process that is about to end by itself, or is ended if it does not."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_EXIT_TIMEOUT_S):
+                await self.process.wait()
+        await self.stop()
+        return self.process.returncode or 0
+
+    async def stop(self) -> None:
+        """Ends the process."""
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.communicate()
 
 
-async def _reap(worker: Process) -> int:
-    """The exit code of a worker that is about to end by itself, or is ended if it does not."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_EXIT_TIMEOUT_S):
-            await worker.wait()
-    await _stop(worker)
-    return worker.returncode or 0
-
-
-async def _stop(worker: Process | None) -> None:
-    if worker is None:
-        return
-    with suppress(ProcessLookupError):
-        worker.kill()
-    await worker.communicate()
+def _memory() -> IO[bytes]:
+    """A file without a name, in memory where the system has such files."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("sightline-pixels"), "w+b")
+    return tempfile.TemporaryFile()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine import compact
-from engine.encoder import OpenClipEncoder
+from engine.encoders.choice import load_encoder
 from engine.models import WEIGHTS
 from engine.settings import Settings
 from indexing.evaluation import evaluate_scenes
@@ -23,7 +23,7 @@ SEED = 31
 def measured() -> dict[str, Any]:
     """Every measure, on 2,000 scenes of an unseen seed."""
     settings = Settings(_env_file=None, clip_device="cpu")
-    return evaluate_scenes(SEED, 2_000, OpenClipEncoder.load(settings), settings)
+    return evaluate_scenes(SEED, 2_000, load_encoder(settings), settings)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Termin
     monkeypatch.setenv("API_PORT", NOWHERE)
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setattr(sightline.out, "_width", 400)
-    monkeypatch.setattr("engine.encoder.OpenClipEncoder.load", lambda _settings: WordEncoder())
+    monkeypatch.setattr("engine.encoders.choice.load_encoder", lambda _settings: WordEncoder())
     build(tmp_path)
     yield Terminal(monkeypatch, tmp_path / "data")
     settings.cache_clear()
@@ -133,7 +133,7 @@ def test_search_answers_the_same_with_and_without_a_server(terminal: Terminal, w
 
 def test_search_through_a_server_loads_no_model(with_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
     """Words are encoded by the server, which is warm."""
-    monkeypatch.setattr("engine.encoder.OpenClipEncoder.load", lambda _settings: pytest.fail("loaded a model"))
+    monkeypatch.setattr("engine.encoders.choice.load_encoder", lambda _settings: pytest.fail("loaded a model"))
     assert with_server("search", "red")["hits"][0]["filePath"].endswith("red.png")
 
 

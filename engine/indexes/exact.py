@@ -88,7 +88,7 @@ class ExactIndex:
             if len(ranked) == query.limit or (query.score_threshold is not None and score < query.score_threshold):
                 break
             if ids[row] in admitted:
-                ranked.append(Hit(ids[row], score, self._points[ids[row]][1]))
+                ranked.append(Hit(ids[row], score, self._points[ids[row]][1] if query.payload else {}))
         return ranked
 
     def _matrix(self) -> tuple[list[str], Vectors]:

@@ -178,7 +178,7 @@ async def test_a_threshold_cuts_what_is_not_good_enough(searcher: Searcher):
     assert (good.total, good.total_exact, good.has_next_page) == (len(good.edges), True, False)
     assert set(captions(good)) == {"red car"}
     many = await ask(searcher, "red car", filter=Match("category", ("car",)), score_threshold=0.2)
-    assert (many.total, many.total_exact, many.has_next_page) == (100, False, True)
+    assert (many.total, many.total_exact, many.has_next_page) == (TIERS[0], False, True)
 
 
 async def test_one_image_and_facets(searcher: Searcher):
@@ -449,10 +449,12 @@ async def test_the_longest_and_shortest_queries_are_answered(searcher: Searcher,
 
 async def test_deep_lists_continue_the_shallow_one(searcher: Searcher):
     """The first hundred stay what they were, though the deeper list was made by comparing all."""
+    first = await ask(searcher, "orange boat", first=TIERS[0])
     shallow = await ask(searcher, "orange boat", first=100)
     deep = await ask(searcher, "orange boat", first=100, after=shallow.edges[49].cursor)
     assert [edge.hit.id for edge in deep.edges[:50]] == [edge.hit.id for edge in shallow.edges[50:]]
-    assert (shallow.strategy, deep.strategy) == ("hnsw", "exact")
+    assert [edge.hit for edge in shallow.edges[: TIERS[0]]] == [edge.hit for edge in first.edges]
+    assert (first.strategy, shallow.strategy, deep.strategy) == ("hnsw", "hnsw", "exact")
     scores = [edge.hit.score for edge in deep.edges[50:]]
     assert all(left >= right for left, right in pairwise(scores))
     assert np.isfinite(scores).all()

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from engine.ports import Vectors
-from tests.graphql_api.live import Api, Serve
+from graphql_api import http
+from tests.graphql_api.live import Api, Serve, eventually
 from tests.support.encoders import WordEncoder
 
 GRAPHQL = "application/graphql-response+json"
@@ -102,6 +106,33 @@ def test_requests_that_are_not_graphql_are_refused(serve: Serve, content_type: s
     assert response.json()["errors"][0]["message"]
 
 
+def test_the_time_that_an_answer_took_is_in_its_header(api: Api):
+    """Server-Timing: the whole, the engine's part of it, and the stages; fewer for what was remembered."""
+    found, cached = (_timing(api, '{ search(query: "timed red") { latencyMs } }') for _ in range(2))
+    assert list(found) == ["total", "engine", "encode", "search"]
+    assert list(cached) == ["total", "engine", "cache"]
+    for times in (found, cached):
+        assert times["total"] > times["engine"] > sum(list(times.values())[2:]) > 0
+
+
+def test_searches_of_one_batch_count_as_long_as_the_longest(api: Api):
+    """Three searches that run at once do not take three times as long."""
+    searches = " ".join(f'a{n}: search(query: "timed {n}") {{ cached }}' for n in range(3))
+    times = _timing(api, f"{{ {searches} }}")
+    assert times["total"] > times["engine"] >= times["encode"] + times["search"]
+
+
+@pytest.mark.parametrize("query", ["{", "{ __typename }", '{ search(query: "") { cached } }'])
+def test_answers_without_a_search_have_a_total(api: Api, query: str):
+    """So has every answer, also one that is an error."""
+    assert list(_timing(api, query)) == ["total"]
+
+
+def _timing(api: Api, query: str) -> dict[str, float]:
+    header = api.client.post("/graphql", json={"query": query}).headers["server-timing"]
+    return {name: float(ms) for name, ms in re.findall(r"([a-z]+);dur=([0-9.]+)(?:, |$)", header)}
+
+
 def test_other_methods_are_refused(api: Api):
     """PUT is 405 and names the methods that work."""
     response = api.client.put("/graphql", json=QUERY)
@@ -133,22 +164,45 @@ def test_internal_faults_are_masked(serve: Serve, capfd: pytest.CaptureFixture[s
 
 def test_a_request_never_hangs(serve: Serve):
     """A search that takes longer than the limit ends in an error that says so."""
-    with serve(encoder=Stuck(), api_request_timeout_s=0.2) as api:
+    encoder = Stuck()
+    with serve(encoder=encoder, api_request_timeout_s=0.2) as api:
         response = api.client.post("/graphql", json={"query": '{ search(query: "slow") { cached } }'})
-        Stuck.release()
+        encoder.release()
     assert response.status_code == 503
     assert response.json()["errors"][0]["extensions"]["code"] == "TIMEOUT"
+
+
+def test_what_is_too_much_at_once_is_refused_at_once(serve: Serve, monkeypatch: pytest.MonkeyPatch):
+    """With two searches under way a third is told when to come back; when they have ended, it is answered."""
+    monkeypatch.setattr(http, "MAX_RUNNING", 2)
+    encoder = Stuck()
+    slow = {"query": '{ search(query: "slow") { cached } }'}
+    with serve(encoder=encoder) as api, ThreadPoolExecutor(2) as threads:
+        running = [threads.submit(api.client.post, "/graphql", json=slow) for _ in range(2)]
+        refused = eventually(lambda: _refused(api))
+        encoder.release()
+        assert [done.result().status_code for done in running] == [200, 200]
+        assert api.data("{ __typename }")
+    assert refused.headers["retry-after"] == "1"
+    (error,) = refused.json()["errors"]
+    assert error["extensions"] == {"code": "OVERLOADED", "retryAfterMs": 1000}
+
+
+def _refused(api: Api) -> httpx.Response | None:
+    response = api.client.post("/graphql", json=QUERY)
+    return response if response.status_code == 503 else None
 
 
 class Stuck(WordEncoder):
     """Encodes "slow" only when it is released."""
 
-    _gate = threading.Event()
+    def __init__(self) -> None:
+        super().__init__()
+        self._gate = threading.Event()
 
-    @classmethod
-    def release(cls) -> None:
+    def release(self) -> None:
         """Lets everything through."""
-        cls._gate.set()
+        self._gate.set()
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """The vectors, in time or not."""

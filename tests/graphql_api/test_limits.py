@@ -6,7 +6,6 @@ import pytest
 
 from engine.settings import Settings
 from graphql_api import limits
-from graphql_api.schema import create_schema
 from tests.graphql_api.live import Api, Serve
 
 SIMILAR = "similar(first: 1) { edges { node { %s } } }"
@@ -112,15 +111,24 @@ def test_introspection_is_on_by_default(api: Api):
     assert api.data("{ __schema { queryType { name } } }")["__schema"]["queryType"]["name"] == "Query"
 
 
-async def test_caches_are_bounded_and_long_queries_pass_them_by():
+async def test_the_cache_of_documents_is_bounded_and_long_queries_pass_it_by():
     """A thousand different queries leave a fixed number in memory; one with a huge string leaves nothing."""
-    schema = create_schema(Settings(_env_file=None))
-    parser = limits.DocumentCache(2000).cached_parse_document
-    validator = limits.ValidatedCache().cached_validate_document
+    documents = limits.Documents(Settings(_env_file=None))
     for number in range(1000):
-        await schema.execute(f"{{ a{number}: __typename }}")
-    assert parser.cache_info().currsize == validator.cache_info().currsize == limits.CACHED_DOCUMENTS
-    before = parser.cache_info().misses, validator.cache_info().misses
-    result = await schema.execute('{ __type(name: "%s") { name } }' % ("x" * limits.CACHED_CHARACTERS))
-    assert result.errors is None
-    assert (parser.cache_info().misses, validator.cache_info().misses) == before
+        documents.read(f"{{ a{number}: __typename }}")
+    assert len(documents) == limits.CACHED_DOCUMENTS
+    fresh = limits.Documents(Settings(_env_file=None))
+    fresh.read('{ __type(name: "%s") { name } }' % ("x" * limits.CACHED_CHARACTERS))
+    assert len(fresh) == 0
+
+
+def test_a_remembered_query_is_weighed_with_the_variables_of_each_request(api: Api):
+    """The same text passes with a small page and is refused with a large one, in any order."""
+    query = (
+        'query Q($n: Int! = 1) { search(query: "red", first: 100) '
+        "{ edges { node { similar(first: $n) { edges { node { id } } } } } } }"
+    )
+    for _ in range(2):
+        assert "errors" not in api.ask(query)
+        assert "errors" not in api.ask(query, n=2)
+        assert _code(api.error(query, n=100)) == "QUERY_TOO_COMPLEX"

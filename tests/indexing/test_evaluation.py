@@ -10,7 +10,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from engine.encoder import OpenClipEncoder
+from engine.encoders.choice import load_encoder
 from engine.ports import Vectors
 from engine.settings import Settings
 from indexing.evaluation import MIN_RIGHT, Quality, evaluate, evaluate_scenes, full_captions, short_queries
@@ -200,7 +200,7 @@ def test_short_queries_ask_what_training_never_shows(scenes: list[Scene]):
 def test_shipped_model_is_measured_from_files_to_index():
     """120 scenes drawn, read, encoded and indexed give every measure by name, and values of a model that works."""
     settings = Settings(_env_file=None, clip_device="cpu")
-    encoder = OpenClipEncoder.load(settings)
+    encoder = load_encoder(settings)
     measured = evaluate_scenes(3, 120, encoder, settings)
     assert set(measured) == KEYS
     assert (measured["seed"], measured["count"]) == (3, 120)

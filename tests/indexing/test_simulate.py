@@ -18,7 +18,9 @@ from engine.ports import ModelInfo, Point, VectorQuery, Vectors
 from engine.settings import Settings
 from indexing import simulate
 from indexing.scenes.vocabulary import CATEGORIES
-from indexing.simulate import BATCH, model_info, queries, simulate_vectors, vectors
+from indexing.simulate import BATCH, model_info, queries, simulate_images, simulate_vectors, vectors
+from indexing.spaces import about_clusters, image_space, searches
+from tests.support.encoders import WordEncoder
 
 
 def stacked(points: list[Point]) -> Vectors:
@@ -68,7 +70,7 @@ def test_points_depend_on_the_seed_and_their_number_alone():
     """Fewer points are the first of more, a batch is the same without those before it, and another seed differs."""
     many = drawn(2 * BATCH, 16)
     few = drawn(10, 16)
-    alone = simulate._batch(simulate._space(16, 1), 1, 1, BATCH)
+    alone = simulate._batch(image_space(16, 1), 1, 1, BATCH)
     for same, at in ((few, 0), (alone, BATCH)):
         np.testing.assert_array_equal(stacked(same), stacked(many[at : at + len(same)]))
         assert [(p.id, p.payload) for p in same] == [(p.id, p.payload) for p in many[at : at + len(same)]]
@@ -211,6 +213,57 @@ async def test_pictures_are_not_replaced(tmp_path: Path, *, finished: bool):
 
 async def test_too_small_disk_is_said_before_writing(tmp_path: Path):
     """More vectors than the disk holds are refused with how much they take, and nothing is begun."""
-    with pytest.raises(SourceError, match=r"take up to .* GB .* free"):
+    with pytest.raises(SourceError, match=r"take up to .* GB to build.* MB are free"):
         await simulate_vectors(10**12, 1024, 1, "tried", Settings(index_path=tmp_path))
     assert GenerationStore(tmp_path, "tried").list() == []
+
+
+# ---------------------------------------------------------------- in a model's space
+
+
+async def test_model_index_is_searched_in_words(tmp_path: Path):
+    """The generation is the encoder's, and a search in words finds images of a caption that means the same."""
+    settings = Settings(index_path=tmp_path)
+    encoder = WordEncoder()
+    generation = await simulate_images(4_000, encoder, 1, "tried", settings)
+    assert GenerationStore(tmp_path, "tried").current() == generation
+    assert (generation.state, generation.points, generation.model) == ("ready", 4_000, encoder.model)
+
+    index = EdgeIndex.open(generation.shard, settings)
+    try:
+        about = about_clusters(1)[:100]
+        asked = encoder.encode_texts([caption.text for caption in about])
+        right = await index.search([VectorQuery(vector, 10, exact=True) for vector in asked])
+        for caption, hits in zip(about, right, strict=True):
+            metadata = hits[0].payload["metadata"]
+            assert (metadata["caption"], hits[0].payload["category"]) == (caption.text, caption.category)
+        found = await index.search([VectorQuery(vector, 10) for vector in asked])
+        shared = [len({hit.id for hit in a} & {hit.id for hit in b}) for a, b in zip(found, right, strict=True)]
+        assert sum(shared) >= 0.9 * 10 * len(about)
+    finally:
+        await index.close()
+
+
+async def test_model_index_makes_way_for_another_but_pictures_do_not(tmp_path: Path):
+    """Simulations of a model replace each other, though they carry the name of a real one; its pictures stay."""
+    settings = Settings(index_path=tmp_path)
+    encoder = WordEncoder()
+    first = await simulate_images(20, encoder, 1, "tried", settings)
+    second = await simulate_images(30, encoder, 2, "tried", settings)
+    store = GenerationStore(tmp_path, "tried")
+    assert (store.current(), store.list()) == (second, [first, second])
+
+    store = GenerationStore(tmp_path, "default")
+    pictures = store.promote(store.finish(store.begin(encoder.model), 1).id)
+    with pytest.raises(BadUserInput, match="Name another index"):
+        await simulate_images(20, encoder, 1, "default", settings)
+    assert store.list() == [pictures]
+
+
+def test_searches_are_in_words_and_the_same_for_a_seed():
+    """Many different ones, about what the clusters show; most are worded otherwise than the caption."""
+    asked = searches(300, 1)
+    assert asked == searches(300, 1) != searches(300, 2)
+    assert len(set(asked)) > 200
+    captions = {caption.text for caption in about_clusters(1)}
+    assert 0 < sum(text in captions for text in asked) < 150

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from engine.errors import SightlineError
 from engine.settings import Settings
 from indexing.decode import Decoded, Failure, Outcome, Reason
 from indexing.worker import pack, unpack
 from indexing.workers import DECODER, DecoderPool
+from tests.support.encoders import WordEncoder
 from tests.support.pictures import paint
 
+PREPROCESSING = WordEncoder().preprocessing
 ROUGH = "tests.support.decoders:rough"
 
 
@@ -28,7 +32,7 @@ class File:
 
 async def run(files: Sequence[Path], decoder: str = ROUGH, **settings: Any) -> dict[str, Outcome]:
     """Decodes files and returns their outcomes by name."""
-    pool = DecoderPool(Settings(index_workers=2, **settings), None, decoder=decoder)
+    pool = DecoderPool(Settings(index_workers=2, **settings), PREPROCESSING, decoder=decoder)
     async with aclosing(pool.decode([File(str(file)) for file in files])) as results:
         return {Path(file.path).stem: outcome async for file, outcome in results}
 
@@ -79,7 +83,7 @@ async def test_what_decoders_print_is_not_taken_for_an_answer(tmp_path: Path):
 async def test_workers_end_with_the_iteration(tmp_path: Path):
     """When the caller stops early no process is left behind."""
     before = children()
-    pool = DecoderPool(Settings(index_workers=2), None)
+    pool = DecoderPool(Settings(index_workers=2), PREPROCESSING)
     files = [File(str(paint(tmp_path / f"{number}.png"))) for number in range(20)]
     async with aclosing(pool.decode(files)) as results:
         await anext(results)
@@ -96,7 +100,7 @@ async def test_few_results_wait(tmp_path: Path):
             taken.append(number)
             yield File(str(paint(tmp_path / f"{number}.png")))
 
-    pool = DecoderPool(Settings(index_workers=2), None, ahead=3)
+    pool = DecoderPool(Settings(index_workers=2), PREPROCESSING, ahead=3)
     async with aclosing(pool.decode(files())) as results:
         for _ in range(4):
             await anext(results)
@@ -109,11 +113,36 @@ async def test_workers_that_can_not_start_say_why(tmp_path: Path):
         await run([paint(tmp_path / "a.png")], decoder="no_such_module:decode")
 
 
+async def test_pixels_come_whole_and_from_their_own_file(tmp_path: Path):
+    """Many pictures through the same shared memory: each has the pixels that decoding it here gives."""
+    files = [paint(tmp_path / f"{number}.png", (number * 5, 0, 255 - number * 5)) for number in range(40)]
+    found = await run(files, decoder=DECODER)
+    for file in files:
+        decoded = found[file.stem]
+        assert isinstance(decoded, Decoded)
+        with Image.open(file) as image:
+            np.testing.assert_array_equal(decoded.pixels, PREPROCESSING.apply(image))
+
+
+async def test_as_many_workers_as_suit_the_machine(tmp_path: Path):
+    """With 0 workers asked for there are some."""
+    pool = DecoderPool(Settings(index_workers=0), PREPROCESSING)
+    files = [File(str(paint(tmp_path / f"{number}.png"))) for number in range(9)]
+    async with aclosing(pool.decode(files)) as results:
+        assert len([outcome async for _, outcome in results if isinstance(outcome, Decoded)]) == 9
+
+
 def test_frames_keep_every_outcome():
-    """What a worker packs its parent unpacks."""
-    decoded = Decoded("ab", 3, 2, None, (1, 1), b"\x01\x02\x03", b"webp")
+    """What a worker packs its parent unpacks, and the pixels are no longer the worker's to change."""
+    shared = np.full((1, 1, 3), 7, dtype=np.uint8)
+    decoded = Decoded("ab", 3, 2, None, shared, b"jpeg")
     for outcome in (decoded, Failure(Reason.CORRUPT, "why"), None):
         frame = pack(outcome)
-        lengths = [int.from_bytes(frame[at : at + 4], "little") for at in (0, 4, 8)]
-        text, rest = frame[12 : 12 + lengths[0]], frame[12 + lengths[0] :]
-        assert unpack(text, rest[: lengths[1]], rest[lengths[1] :]) == outcome
+        length, rest = int.from_bytes(frame[:4], "little"), frame[8:]
+        found = unpack(rest[:length], rest[length:], shared)
+        if isinstance(found, Decoded):
+            assert (found.content_hash, found.width, found.height, found.taken_at) == ("ab", 3, 2, None)
+            assert (found.thumbnail, found.pixels.tolist()) == (b"jpeg", [[[7, 7, 7]]])
+            assert not np.shares_memory(found.pixels, shared)
+        else:
+            assert found == outcome

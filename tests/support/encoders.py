@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.Image import Image, Resampling
+from PIL.Image import Image
 
 from engine.ports import ModelInfo, Pixels, Vectors
+from engine.preprocess import Preprocessing
 
 PALETTE = {
     "red": (220, 30, 30),
@@ -61,24 +62,34 @@ class WordEncoder:
         """Always "cpu"."""
         return "cpu"
 
+    @property
+    def runtime(self) -> str:
+        """Always "NumPy"."""
+        return "NumPy"
+
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Sums of word vectors, (n, d); a text without words has a vector of its own."""
         if not texts:
             return np.zeros((0, self._model.dimension), dtype=np.float32)
         return _unit(np.stack([self._bag(text) for text in texts]))
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Pictures are squashed to 8 x 8 pixels."""
+        return Preprocessing((_SIDE, _SIDE), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bilinear", "squash", 0)
+
     def preprocess(self, image: Image) -> Pixels:
-        """The picture at 8 x 8 pixels, from 0 to 1: (3, 8, 8)."""
-        small = image.convert("RGB").resize((_SIDE, _SIDE), Resampling.BOX)
-        return np.ascontiguousarray(np.asarray(small, dtype=np.float32).transpose(2, 0, 1) / 255)
+        """The picture at 8 x 8 pixels: (8, 8, 3)."""
+        return self.preprocessing.apply(image)
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         """The word of the mean colour, moved by how the pixels differ from that colour: (n, d)."""
         if not len(pixels):
             return np.zeros((0, self._model.dimension), dtype=np.float32)
-        mean = pixels.mean(axis=(2, 3))
+        bright = pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255
+        mean = bright.mean(axis=(2, 3))
         nearest = np.linalg.norm(mean[:, None] - _COLOURS, axis=2).argmin(axis=1)
-        rest = pixels - _COLOURS[nearest][:, :, None, None]
+        rest = bright - _COLOURS[nearest][:, :, None, None]
         # Divided so that pixels move a vector by at most its own length, and by far less in a picture of one colour.
         moved = rest.reshape(len(pixels), -1) @ self._projection / np.sqrt(len(self._projection))
         return _unit(self._colour_words[nearest] + moved)

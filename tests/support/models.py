@@ -9,9 +9,12 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.transform import PreprocessCfg
 from torch import nn
 
 from engine import compact
+from engine.models import LoadedModel, tokenizer_of
+from engine.ports import ModelInfo
 
 VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
@@ -23,6 +26,9 @@ PREPROCESS = {
     "interpolation": "bicubic",
     "resize_mode": "squash",
 }
+
+TEXTS = ["", "red", "a photo of a red car at night", "The big dog, twice! " * 30, "日本の猫 🐈", "a blue house"]
+"""Texts of every length and script."""
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "vit": {"vision_cfg": VIT, "text_cfg": TEXT},
@@ -47,6 +53,13 @@ def tiny_model(kind: str, seed: int = 0) -> nn.Module:
         for parameter in model.parameters():  # fresh models are so near zero that mistakes would hide
             parameter.data += torch.randn_like(parameter) * 0.1
     return model.eval()
+
+
+def loaded(kind: str, weights: Path = Path("none"), **preprocess: object) -> LoadedModel:
+    """The model of a kind as `models.load` would bring it."""
+    info = ModelInfo(kind, "", dimension=24, image_size=32, context_length=28, fingerprint="0" * 16)
+    tokenizer = tokenizer_of(open_clip.SimpleTokenizer(context_length=28))
+    return LoadedModel(tiny_model(kind), PreprocessCfg(**{"size": 32, **preprocess}), tokenizer, info, weights)
 
 
 def ship(weights: Path, kind: str, seed: int = 0) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from engine.errors import BadUserInput
 from engine.filters import matches
 from engine.indexes.edge import EdgeIndex
 from engine.indexes.exact import ExactIndex
+from engine.indexes.process import ProcessIndex
 from engine.ports import And, Filter, Match, Not, Or, Point, Range, VectorIndex, VectorQuery, Vectors
 from engine.settings import Settings
 
@@ -109,19 +110,25 @@ FILTERS: list[Filter] = [
     Not(And((Match("metadata.night", (True,)), Or((Range("width", gte=130), Match("width", (100,))))))),
 ]
 
-MakeIndex = Callable[[int], VectorIndex]
+MakeIndex = Callable[[int], Awaitable[VectorIndex]]
 
 
-@pytest.fixture(params=["exact", "edge"], scope="module")
+@pytest.fixture(params=["exact", "edge", "process"], scope="module")
 def engine(request: pytest.FixtureRequest) -> str:
     """The engine under test."""
     name: str = request.param
     return name
 
 
-def new_index(engine: str, folder: Path, dimension: int) -> VectorIndex:
+async def new_index(engine: str, folder: Path, dimension: int) -> VectorIndex:
     """An empty index."""
-    return ExactIndex(dimension) if engine == "exact" else EdgeIndex.create(folder, dimension, SETTINGS)
+    match engine:
+        case "exact":
+            return ExactIndex(dimension)
+        case "edge":
+            return EdgeIndex.create(folder, dimension, SETTINGS)
+        case _:
+            return await ProcessIndex.create(folder, dimension, SETTINGS)
 
 
 @pytest.fixture(scope="module", params=["fresh", "optimized"])
@@ -129,7 +136,7 @@ def filled(
     request: pytest.FixtureRequest, engine: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[VectorIndex]:
     """An index that holds `POINTS`, before and after the graph is built; for tests that only read."""
-    index = new_index(engine, tmp_path_factory.mktemp("filled") / "shard", DIMENSION)
+    index = asyncio.run(new_index(engine, tmp_path_factory.mktemp("filled") / "shard", DIMENSION))
     asyncio.run(index.upsert(POINTS))
     if request.param == "optimized":
         asyncio.run(index.optimize())
@@ -142,8 +149,8 @@ async def make(engine: str, tmp_path: Path) -> AsyncIterator[MakeIndex]:
     """Makes empty indexes of one engine, and closes them."""
     made: list[VectorIndex] = []
 
-    def make(dimension: int) -> VectorIndex:
-        made.append(new_index(engine, tmp_path / str(len(made)), dimension))
+    async def make(dimension: int) -> VectorIndex:
+        made.append(await new_index(engine, tmp_path / str(len(made)), dimension))
         return made[-1]
 
     yield make
@@ -154,7 +161,7 @@ async def make(engine: str, tmp_path: Path) -> AsyncIterator[MakeIndex]:
 @pytest.fixture
 async def index(make: MakeIndex) -> VectorIndex:
     """An index that holds `POINTS`, for tests that write."""
-    index = make(DIMENSION)
+    index = await make(DIMENSION)
     await index.upsert(POINTS)
     return index
 
@@ -191,6 +198,14 @@ async def test_searches_return_the_nearest_with_their_cosines(
         assert [hit.payload for hit in got] == [hit.payload for hit in wanted]
 
 
+async def test_hits_come_without_payload_when_none_is_asked_for(filled: VectorIndex):
+    """The same hits, empty payloads; queries of one batch may differ in that."""
+    bare, full = await filled.search([VectorQuery(QUERY, 5, payload=False), VectorQuery(QUERY, 5)])
+    assert [(hit.id, hit.score) for hit in bare] == [(hit.id, hit.score) for hit in full]
+    assert [hit.payload for hit in bare] == [{}] * 5
+    assert all(hit.payload for hit in full)
+
+
 async def test_threshold_keeps_the_hits_that_are_good_enough(filled: VectorIndex, truth: VectorIndex):
     """All hits that score at least the threshold, and no other."""
     query = vectors(1, seed=3)[0]
@@ -209,7 +224,7 @@ async def test_limit_cuts_the_list(filled: VectorIndex, limit: int):
 
 async def test_equal_scores_are_sorted_by_id(make: MakeIndex):
     """The same picture under several ids comes in the order of the ids."""
-    index = make(DIMENSION)
+    index = await make(DIMENSION)
     ids = [str(uuid.UUID(int=i)) for i in (5, 1, 9, 3)]
     await index.upsert([Point(id_, ROWS[0], {}) for id_ in ids])
     [hits] = await index.search([VectorQuery(ROWS[0], limit=10)])
@@ -228,7 +243,7 @@ async def test_upsert_replaces_vector_and_payload(index: VectorIndex):
 
 async def test_the_last_of_equal_ids_in_one_upsert_wins(make: MakeIndex):
     """Writing an id twice in one call is writing the later one."""
-    index = make(DIMENSION)
+    index = await make(DIMENSION)
     await index.upsert([Point(POINTS[0].id, ROWS[0], {"n": n}) for n in range(3)])
     assert [point.payload for point in await index.retrieve([POINTS[0].id])] == [{"n": 2}]
 
@@ -259,7 +274,7 @@ async def test_retrieve_keeps_the_order_of_the_ids(filled: VectorIndex):
 
 async def test_ids_are_all_there_and_sorted(make: MakeIndex):
     """Every id, also when there are more than one read returns."""
-    index = make(2)
+    index = await make(2)
     ids = [str(uuid.UUID(int=i)) for i in range(5000)]
     await index.upsert([Point(id_, np.ones(2, dtype=np.float32), {}) for id_ in reversed(ids)])
     assert await index.ids() == ids
@@ -337,7 +352,7 @@ async def test_recall_on_clustered_vectors(make: MakeIndex):
     rows = centres[rng.integers(20, size=2100)] + 0.6 * rng.standard_normal((2100, 64))
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     points = [Point(str(uuid.UUID(int=i)), row, {}) for i, row in enumerate(rows[:2000])]
-    index, truth = make(64), ExactIndex(64)
+    index, truth = await make(64), ExactIndex(64)
     await index.upsert(points)
     await index.optimize()
     await truth.upsert(points)

@@ -113,6 +113,29 @@ async def test_a_closed_index_says_so(folder: Path):
         await index.count()
 
 
+async def test_a_graph_is_built_whenever_enough_vectors_have_come_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """So that no build needs much more memory than that; everything is found, and small additions share one graph."""
+    monkeypatch.setattr("engine.indexes.shard._SEGMENT_KB", 6)  # 96 vectors of 16 dimensions
+    folder = tmp_path / "shard"
+    index = EdgeIndex.create(folder, 16, SETTINGS)
+    for start in range(0, 300, 20):
+        await index.upsert(POINTS[start : start + 20])
+    assert len(graphs(folder)) == 3
+    assert (await index.info()).indexed == 300
+    answers = await index.search([VectorQuery(row, limit=1) for row in ROWS])
+    assert [hits[0].id for hits in answers] == [point.id for point in POINTS]
+    await index.upsert([Point(str(uuid.UUID(int=1000 + i)), row, {}) for i, row in enumerate(ROWS[:20])])
+    await index.optimize()
+    assert len(graphs(folder)) == 4
+    await index.upsert([Point(str(uuid.UUID(int=2000 + i)), row, {}) for i, row in enumerate(ROWS[:20])])
+    await index.optimize()
+    assert len(graphs(folder)) == 4
+    assert (await index.info()).indexed == 340
+    await index.close()
+
+
 async def test_changed_settings_apply_from_the_next_optimize(folder: Path):
     """An index that is opened with other HNSW settings is rebuilt with them, and keeps its points."""
     index = EdgeIndex.open(folder, Settings(_env_file=None, search_hnsw_m=8))

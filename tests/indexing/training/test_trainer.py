@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from engine import models
-from engine.encoder import OpenClipEncoder
+from engine.encoders.openclip import OpenClipEncoder
 from indexing.scenes.render import render
 from indexing.scenes.scene import sample
 from indexing.training import trainer

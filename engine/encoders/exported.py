@@ -1,0 +1,127 @@
+"""A model as files that need no PyTorch: the graphs of its two towers, its tokenizer, and what is known of it.
+
+    FOLDER/model.json       which model, which weights, how pictures and texts are prepared
+    FOLDER/tokenizer.json   its tokenizer, if that is CLIP's own
+    FOLDER/text.xml, .bin   the text tower: tokens (n, l) and their ends (n,) to unit vectors (n, d); weights in float16
+    FOLDER/image.xml, .bin  the image tower: pixels (n, h, w, 3), bytes, to unit vectors (n, d); weights in float16
+    FOLDER/*-int8.xml, .bin the same with weights of 8 bits, a scale for each row
+    FOLDER/choice.json      which precision was measured to be best, for each processor seen
+
+A folder is complete or not there: it is written beside its place and moved into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from platformdirs import user_cache_path
+
+from engine.encoders.texts import TextTower
+from engine.errors import ModelUnavailable
+from engine.fingerprint import fingerprint
+from engine.ports import ModelInfo
+from engine.preprocess import Preprocessing
+from engine.settings import Settings
+
+FORMAT: Final = 1
+"""Raised when the files change their form or the graphs their inputs; older folders are made anew."""
+
+_DESCRIPTION: Final = "model.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedModel:
+    """What `model.json` says. `weights` is the file it was made of, and `recipe` what its fingerprint covers beside."""
+
+    folder: Path
+    info: ModelInfo
+    preprocessing: Preprocessing
+    text: TextTower
+    weights: Path
+    recipe: Mapping[str, Any]
+
+    @property
+    def tokenizer(self) -> Path:
+        """Where the tokenizer is, if it is CLIP's own."""
+        return self.folder / "tokenizer.json"
+
+    def graph(self, tower: str, *, int8: bool) -> Path:
+        """Where the graph of "text" or "image" is, with weights in float16 or in 8 bits."""
+        return self.folder / f"{tower}{'-int8' if int8 else ''}.xml"
+
+    def is_current(self) -> bool:
+        """Whether its weights are still what it was made of; those that are not on this machine can't have changed."""
+        if not self.weights.is_file():
+            return True
+        return fingerprint(self.info.name, self.weights, self.recipe) == self.info.fingerprint
+
+    def write_description(self) -> None:
+        """Writes `model.json`."""
+        description = {
+            "format": FORMAT,
+            "info": asdict(self.info),
+            "preprocessing": asdict(self.preprocessing),
+            "text": asdict(self.text),
+            "weights": str(self.weights),
+            "recipe": self.recipe,
+        }
+        (self.folder / _DESCRIPTION).write_text(json.dumps(description, indent=2), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> ExportedModel | None:
+        """The model in a folder; None if there is none, or one of another format or in pieces."""
+        try:
+            description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+            if description["format"] != FORMAT:
+                return None
+            preprocessing = description["preprocessing"]
+            for name in ("size", "mean", "std"):
+                preprocessing[name] = tuple(preprocessing[name])
+            return cls(
+                folder=folder,
+                info=ModelInfo(**description["info"]),
+                preprocessing=Preprocessing(**preprocessing),
+                text=TextTower(**description["text"]),
+                weights=Path(description["weights"]),
+                recipe=description["recipe"],
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def place_of(settings: Settings) -> Path:
+    """The folder where the settings' model is kept, or will be when it has been exported."""
+    pretrained = settings.clip_pretrained
+    if pretrained and Path(pretrained).exists():
+        pretrained = str(Path(pretrained).resolve())
+    key = hashlib.sha256(json.dumps([settings.clip_model, pretrained]).encode()).hexdigest()[:12]
+    return (settings.clip_exports or user_cache_path("sightline") / "encoders") / f"{settings.clip_model}-{key}"
+
+
+def find(settings: Settings) -> ExportedModel | None:
+    """The exported model that the settings name, None when it has to be made (again).
+
+    CLIP_PRETRAINED may be the folder of an exported model itself. Raises `ModelUnavailable` when that folder holds
+    another model, or none.
+    """
+    named = Path(settings.clip_pretrained)
+    if settings.clip_pretrained and named.is_dir():
+        exported = ExportedModel.read(named)
+        if exported is None:
+            raise ModelUnavailable(
+                f"{named} holds no model exported by this version. Make one with `sightline models export --out "
+                f"{named}` where PyTorch is installed."
+            )
+        if exported.info.name != settings.clip_model:
+            raise ModelUnavailable(
+                f"{named} holds {exported.info.name}, but CLIP_MODEL is {settings.clip_model}. "
+                f"Set CLIP_MODEL={exported.info.name}."
+            )
+        return exported
+    exported = ExportedModel.read(place_of(settings))
+    return exported if exported and exported.is_current() else None

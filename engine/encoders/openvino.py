@@ -1,0 +1,127 @@
+"""The encoder on the processor, compiled by OpenVINO: the same vectors as PyTorch's, several times sooner.
+
+It needs an exported model and neither PyTorch nor open_clip, so a server that searches by words starts in a second.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import openvino as ov
+from PIL.Image import Image
+
+from engine.encoders.cores import usable_cores
+from engine.encoders.exported import ExportedModel
+from engine.encoders.precision import PRECISIONS, Precision, Tower, chosen, compiled
+from engine.encoders.texts import ClipTokenizer, Tokenizer
+from engine.encoders.warm import warm_up
+from engine.errors import EncoderUnavailable, ModelUnavailable
+from engine.ports import ModelInfo, Pixels, Vectors
+from engine.preprocess import Preprocessing
+from engine.settings import Settings
+
+
+class OpenVinoEncoder:
+    """An `Encoder` over an exported model. Any thread may call it; each tower makes one pass at a time.
+
+    Unlike on PyTorch, a text does not wait for a batch of pictures: the towers share the cores, not a lock.
+    """
+
+    def __init__(
+        self,
+        exported: ExportedModel,
+        tokenizer: Tokenizer,
+        precision: Mapping[Tower, Precision],
+        threads: int = 0,
+        max_batch: int = 64,
+    ) -> None:
+        """Compiles both towers. `threads` of 0 takes one for each core that this process may use."""
+        core = ov.Core()
+        threads = threads or usable_cores()
+        self._exported = exported
+        self._tokenizer = tokenizer
+        self._precision = dict(precision)
+        self._max_batch = max_batch
+        self._text = compiled(core, exported, "text", precision["text"], threads)
+        self._image = compiled(core, exported, "image", precision["image"], threads)
+        self._text_lock = threading.Lock()
+        self._image_lock = threading.Lock()
+
+    @classmethod
+    def load(cls, exported: ExportedModel, settings: Settings) -> OpenVinoEncoder:
+        """The encoder of an exported model. Raises `EncoderUnavailable` for a precision that OpenVINO has not."""
+        tokenizer = load_tokenizer(exported)
+        threads = settings.clip_threads or usable_cores()
+        wanted = settings.clip_precision
+        if wanted == "auto":
+            precision = chosen(ov.Core(), exported, tokenizer, threads)
+        elif wanted in PRECISIONS:
+            precision = {"text": wanted, "image": wanted}
+        else:
+            raise EncoderUnavailable(
+                f"On the CPU, OpenVINO computes in {', '.join(PRECISIONS)}, not in {wanted}. Set CLIP_PRECISION=auto."
+            )
+        return cls(exported, tokenizer, precision, threads, settings.clip_max_batch)
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model behind the vectors."""
+        return self._exported.info
+
+    @property
+    def device(self) -> str:
+        """Always "cpu"."""
+        return "cpu"
+
+    @property
+    def runtime(self) -> str:
+        """How it computes."""
+        text, image = self._precision["text"], self._precision["image"]
+        return f"OpenVINO {text}" if text == image else f"OpenVINO {text} for texts, {image} for pictures"
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pictures are prepared."""
+        return self._exported.preprocessing
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Embeddings of texts, (n, d). Any number: they are sorted by length and encoded `max_batch` at a time."""
+        vectors = np.empty((len(texts), self.model.dimension), dtype=np.float32)
+        if not texts:
+            return vectors
+        for rows, tokens, ends in self._exported.text.batches(self._tokenizer(texts), self._max_batch):
+            with self._text_lock:
+                vectors[rows] = self._text(np.ascontiguousarray(tokens), ends)
+        return vectors
+
+    def preprocess(self, image: Image) -> Pixels:
+        """One picture of any PIL mode as the model wants it, (h, w, 3) bytes; what is transparent becomes white."""
+        return self._exported.preprocessing.apply(image)
+
+    def encode_images(self, pixels: Pixels) -> Vectors:
+        """Embeddings of preprocessed pictures, (n, h, w, 3) to (n, d), in one pass: the caller chooses n."""
+        if not len(pixels):
+            return np.empty((0, self.model.dimension), dtype=np.float32)
+        with self._image_lock:
+            return self._image(np.ascontiguousarray(pixels))
+
+    def warm_up(self) -> None:
+        """Encodes texts and one picture, so that kernels are chosen and memory is there before the first request."""
+        warm_up(self)
+
+
+def load_tokenizer(exported: ExportedModel) -> Tokenizer:
+    """The tokenizer of an exported model. Only CLIP's own is exported; raises `ModelUnavailable` without another's."""
+    if exported.tokenizer.is_file():
+        return ClipTokenizer.load(exported.tokenizer)
+    try:
+        from engine.models import named_tokenizer  # noqa: PLC0415 - brings PyTorch, which few exported models need
+
+        return named_tokenizer(exported.info.name)
+    except ImportError as error:
+        raise ModelUnavailable(
+            f"{exported.info.name} has a tokenizer of its own, which needs open_clip: {error}. Install all of "
+            "Sightline's requirements, or choose a model with CLIP's tokenizer, such as ViT-H-14."
+        ) from error

@@ -1,0 +1,190 @@
+"""In which precision a tower is computed: measured on the processor at hand, with exactness as a condition.
+
+Bytes are fastest where a processor multiplies them (VNNI, AMX), half precision where it has that, and each can be
+slower than plain floats elsewhere. Nobody knows that of all processors, and half a second tells.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import openvino as ov
+import structlog
+from numpy.typing import NDArray
+
+from engine.encoders.exported import ExportedModel
+from engine.encoders.texts import Tokenizer
+
+Precision = Literal["fp32", "bf16", "int8"]
+Tower = Literal["text", "image"]
+
+PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "bf16", "int8")
+"""From the most exact to the smallest."""
+
+LEAST_COSINE: Final = 0.999
+"""What every vector of a faster precision must keep with that of fp32: ten times less than what moves a ranking."""
+
+_WORTHWHILE: Final = 0.9  # of the time of a more exact precision, for a less exact one to be taken
+_SECONDS: Final = 0.2  # spent on timing one precision of one tower, if one pass is shorter
+_GROUP: Final = 128  # inputs that share a scale when activations become bytes: 32 is 25 % slower, no more exact
+
+_SENTENCES: Final = (
+    "a photo of a red car at night",
+    "two dogs play on the beach",
+    "an old wooden boat on a calm lake in the mountains",
+    "sunset",
+    "a child in a yellow raincoat jumps into a puddle",
+    "blueprint of a house with three rooms",
+    "a close-up of a bee on a purple flower",
+    "the skyline of a city, seen from across the river",
+)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One precision of one tower: ms for one input alone and for each of a batch, least cosine with fp32."""
+
+    precision: Precision
+    single_ms: float
+    batch_ms: float
+    cosine: float
+
+
+def compiled(core: ov.Core, exported: ExportedModel, tower: Tower, precision: Precision, threads: int) -> Pass:
+    """A tower, ready to compute on `threads` threads."""
+    config: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP if precision == "int8" else 0,
+        "ENABLE_CPU_PINNING": False,  # other threads of a server run on the same cores
+    }
+    model = core.read_model(exported.graph(tower, int8=precision == "int8"))
+    return Pass(core.compile_model(model, "CPU", config))
+
+
+class Pass:
+    """One compiled tower. One thread at a time may call it."""
+
+    def __init__(self, model: ov.CompiledModel) -> None:
+        self._request = model.create_infer_request()
+        self._inputs = len(model.inputs)
+
+    def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """Unit vectors (n, d) of tokens and ends, or of pixels."""
+        result = self._request.infer(inputs[: self._inputs], share_inputs=True)[0]
+        vectors: NDArray[np.float32] = np.array(result, dtype=np.float32)  # the memory is the request's
+        return vectors
+
+
+def choose(measured: Sequence[Measured]) -> Precision:
+    """The fastest precision that is exact enough; of those about as fast, the most exact. fp32 comes first in order."""
+    best = measured[0]
+    for one in measured[1:]:
+        if one.cosine >= LEAST_COSINE and _cost(one) < _WORTHWHILE * _cost(best):
+            best = one
+    return best.precision
+
+
+def measure(core: ov.Core, exported: ExportedModel, tower: Tower, tokenizer: Tokenizer, threads: int) -> list[Measured]:
+    """Every precision that the processor has instructions for, most exact first."""
+    single, batch = _texts(exported, tokenizer) if tower == "text" else _pictures(exported)
+    runs = {precision: compiled(core, exported, tower, precision, threads) for precision in _worth_trying(core)}
+    vectors = {
+        precision: np.concatenate([run(*(part[None, at] for part in batch)) for at in range(len(batch[0]))])
+        for precision, run in runs.items()
+    }
+    single_ms, batch_ms = _milliseconds(runs, single), _milliseconds(runs, batch)
+    exact = vectors["fp32"]
+    return [
+        Measured(
+            precision,
+            single_ms[precision],
+            batch_ms[precision] / len(batch[0]),
+            float((vectors[precision] * exact).sum(axis=1).min()),
+        )
+        for precision in runs
+    ]
+
+
+def chosen(core: ov.Core, exported: ExportedModel, tokenizer: Tokenizer, threads: int) -> dict[Tower, Precision]:
+    """The best precision for each tower: as measured here before, or measured now and remembered beside the model."""
+    memory = exported.folder / "choice.json"
+    here = f"{core.get_property('CPU', 'FULL_DEVICE_NAME')}, {threads} threads, OpenVINO {ov.get_version()}"
+    known = _remembered(memory)
+    if here not in known:
+        towers: tuple[Tower, ...] = ("text", "image")
+        figures = {tower: measure(core, exported, tower, tokenizer, threads) for tower in towers}
+        known[here] = {
+            tower: {"precision": choose(measured), "measured": [asdict(one) for one in measured]}
+            for tower, measured in figures.items()
+        }
+        log.info(
+            "measured the encoder", model=exported.info.name, choice={t: known[here][t]["precision"] for t in towers}
+        )
+        _remember(memory, known)
+    return {"text": known[here]["text"]["precision"], "image": known[here]["image"]["precision"]}
+
+
+def _worth_trying(core: ov.Core) -> list[Precision]:
+    native = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [precision for precision in PRECISIONS if precision != "bf16" or "BF16" in native]
+
+
+def _cost(measured: Measured) -> float:
+    return float((measured.single_ms * measured.batch_ms) ** 0.5)
+
+
+def _milliseconds(runs: Mapping[Precision, Pass], inputs: Sequence[NDArray[Any]]) -> dict[Precision, float]:
+    """The fastest of as many passes as fit the time, one at least, in turns: so neighbours slow down all or none."""
+    for run in runs.values():
+        run(*inputs)
+    took: dict[Precision, list[float]] = {precision: [] for precision in runs}
+    until = time.perf_counter() + _SECONDS * len(runs)
+    while not all(took.values()) or time.perf_counter() < until:
+        for precision, run in runs.items():
+            started = time.perf_counter()
+            run(*inputs)
+            took[precision].append((time.perf_counter() - started) * 1000)
+    return {precision: min(times) for precision, times in took.items()}
+
+
+def _texts(exported: ExportedModel, tokenizer: Tokenizer) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    ((_, tokens, ends),) = exported.text.batches(tokenizer(_SENTENCES), len(_SENTENCES))
+    ((_, one, end),) = exported.text.batches(tokenizer(_SENTENCES[:1]), 1)
+    return [one, end], [tokens, ends]
+
+
+def _pictures(exported: ExportedModel) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    """Two pictures of soft coloured shapes; noise would say little about how pictures are seen."""
+    height, width = exported.preprocessing.size
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    waves = [np.sin(9 * x + 4 * y + phase) * np.cos(7 * y - 3 * x * phase) for phase in range(6)]
+    pixels = np.stack(waves, axis=-1).reshape(height, width, 2, 3).transpose(2, 0, 1, 3)
+    pictures = np.ascontiguousarray((127.5 + 127 * pixels).astype(np.uint8))
+    return [pictures[:1]], [pictures]
+
+
+def _remembered(memory: Path) -> dict[str, Any]:
+    try:
+        known: dict[str, Any] = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known
+
+
+def _remember(memory: Path, known: dict[str, Any]) -> None:
+    try:
+        temporary = memory.with_suffix(".writing")
+        temporary.write_text(json.dumps(known, indent=2), encoding="utf-8")
+        temporary.replace(memory)
+    except OSError:  # in an image of a read-only file system it is measured at every start
+        log.info("the measured choice can't be kept", folder=str(memory.parent))

@@ -1,0 +1,179 @@
+"""Texts as a model wants them: numbers of tokens, without PyTorch, and the order in which they are cheap to encode.
+
+A pass costs as much as its longest text. So texts of alike length go together, and in a causal tower, which pools the
+state of the end token and can't see what follows it, the padding behind the longest is cut off.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import string
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import ftfy
+import numpy as np
+import regex
+from numpy.typing import NDArray
+from tokenizers.models import BPE
+
+Tokens = NDArray[np.int64]
+"""Numbers of tokens: (n, context_length), zeros behind the end."""
+
+_LONGEST_TOKEN: Final = 32  # characters in the longest token of CLIP's vocabulary
+_REMEMBERED_WORDS: Final = 100_000  # words whose tokens are remembered, about 20 MB
+_END_OF_WORD: Final = "</w>"
+_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
+
+
+class Tokenizer(Protocol):
+    """Turns texts into tokens, cut to the model's context length. Any thread may call it."""
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """Tokens of texts, (n, context_length)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TextTower:
+    """What has to be known of a text tower: whether texts may be `cut`, and the number of the token that ends them.
+
+    `end_token` is None when it is the highest number there is, as in OpenAI's models.
+    """
+
+    cut: bool
+    end_token: int | None = None
+
+    def ends(self, tokens: Tokens) -> NDArray[np.int64]:
+        """Where each text ends, (n,): the position whose state is pooled, or the last one where nothing may be cut."""
+        if not self.cut:
+            return np.full(len(tokens), tokens.shape[1] - 1)
+        last = tokens if self.end_token is None else tokens == self.end_token
+        ends: NDArray[np.int64] = last.argmax(axis=1)
+        return ends
+
+    def batches(self, tokens: Tokens, max_batch: int) -> Iterator[tuple[NDArray[np.intp], Tokens, NDArray[np.int64]]]:
+        """Passes of at most `max_batch` texts, short ones first: their rows, their tokens cut, and where they end."""
+        ends = self.ends(tokens)
+        by_length = ends.argsort(kind="stable")
+        for start in range(0, len(tokens), max_batch):
+            rows = by_length[start : start + max_batch]
+            yield rows, tokens[rows, : int(ends[rows[-1]]) + 1], ends[rows]
+
+
+class ClipTokenizer:
+    """The byte pair encoding of CLIP, token for token what open_clip's SimpleTokenizer makes of a text.
+
+    The merging is done by the tokenizers library, in time that grows with a word's length and not with its square.
+    """
+
+    def __init__(
+        self, merges: Sequence[tuple[str, str]], special: Sequence[str], context_length: int, clean: str
+    ) -> None:
+        """`merges` in order of rank; `special` names the tokens that start and end a text, and any further ones."""
+        self._merges = list(merges)
+        self._special = list(special)
+        self._context_length = context_length
+        self._clean_name = clean
+        self._clean = _CLEANERS[clean]
+        letters = list(_bytes_as_letters().values())
+        words = [*letters, *(letter + _END_OF_WORD for letter in letters), *("".join(pair) for pair in merges)]
+        vocabulary = {word: number for number, word in enumerate([*words, *special])}
+        self._special_numbers = {name: vocabulary[name] for name in special}
+        self._start, self._end = (vocabulary[name] for name in special[:2])
+        self._pair_encoding = BPE(vocab=vocabulary, merges=self._merges, end_of_word_suffix=_END_OF_WORD)
+        self._letters = _bytes_as_letters()
+        self._pattern = regex.compile(
+            "|".join(special) + r"|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE
+        )
+        self._remembered: dict[str, list[int]] = {}
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """Tokens of texts, (n, context_length); a text that is too long keeps its beginning and the end token."""
+        tokens = np.zeros((len(texts), self._context_length), dtype=np.int64)
+        for row, text in zip(tokens, texts, strict=True):
+            numbers = [self._start, *self._numbers(text)][: self._context_length - 1]
+            row[: len(numbers) + 1] = [*numbers, self._end]
+        return tokens
+
+    def save(self, path: Path) -> None:
+        """Writes all that makes this tokenizer, as JSON."""
+        state = {
+            "merges": [" ".join(pair) for pair in self._merges],
+            "special": self._special,
+            "contextLength": self._context_length,
+            "clean": self._clean_name,
+        }
+        path.write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> ClipTokenizer:
+        """Reads what `save` wrote. Raises `OSError`, `ValueError` or `KeyError` for anything else."""
+        state: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        merges = [(first, second) for first, _, second in (pair.partition(" ") for pair in state["merges"])]
+        return cls(merges, state["special"], state["contextLength"], state["clean"])
+
+    def _numbers(self, text: str) -> Iterator[int]:
+        # No token is longer than this, so what lies beyond the context can't matter.
+        kept = text.strip()[: self._context_length * _LONGEST_TOKEN]
+        for word in self._pattern.findall(self._clean(kept)):
+            yield from self._remembered.get(word) or self._learn(word)
+
+    def _learn(self, word: str) -> list[int]:
+        if word in self._special_numbers:
+            return [self._special_numbers[word]]
+        encoded = "".join(self._letters[byte] for byte in word.encode())
+        numbers = [token.id for token in self._pair_encoding.tokenize(encoded)]
+        if len(self._remembered) >= _REMEMBERED_WORDS:
+            self._remembered = {}  # a new one, because other threads may be reading the old
+        self._remembered[word] = numbers
+        return numbers
+
+
+class LockedTokenizer:
+    """A tokenizer of another library, one thread at a time: many keep state that two threads would break."""
+
+    def __init__(self, tokenize: Callable[[list[str]], Any], context_length: int) -> None:
+        self._tokenize = tokenize
+        self._longest = context_length * _LONGEST_TOKEN
+        self._lock = threading.Lock()
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """Tokens of texts, (n, context_length)."""
+        with self._lock:
+            return np.asarray(self._tokenize([text.strip()[: self._longest] for text in texts]), dtype=np.int64)
+
+
+def _bytes_as_letters() -> dict[int, str]:
+    """A printable letter for each byte, in the order of CLIP's vocabulary: printable bytes stand for themselves."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {byte: chr(byte) for byte in printable}
+    return letters | {byte: chr(256 + at) for at, byte in enumerate(others)}
+
+
+def _plain(text: str) -> str:
+    return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+
+
+def _without_extra_spaces(text: str) -> str:
+    return " ".join(_plain(text).split())
+
+
+def _lower(text: str) -> str:
+    return _without_extra_spaces(text).lower()
+
+
+def _canonical(text: str) -> str:
+    return " ".join(_plain(text).replace("_", " ").translate(_PUNCTUATION).lower().split())
+
+
+_CLEANERS: Final[Mapping[str, Callable[[str], str]]] = {
+    "lower": _lower,
+    "whitespace": _without_extra_spaces,
+    "canonicalize": _canonical,
+}

@@ -1,0 +1,74 @@
+"""OpenCLIP's text towers, and which of them may be given texts without their padding.
+
+Most of a query's time is the text tower, and OpenCLIP pads every text to 77 tokens. In a causal tower the padding comes
+after the token whose state is the embedding, and can't change it; so the text is cut there, which is exact (differences
+of 1e-7) and two to three times faster. Towers that look both ways get the padding they were trained with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from open_clip import CLIP
+from open_clip.transformer import TextTransformer
+from torch import Tensor, nn
+
+from engine.encoders.texts import TextTower
+
+
+@dataclass(frozen=True, slots=True)
+class CausalTower:
+    """A text tower whose texts may be cut: `parts` has its layers; `end_token` as in `TextTower`."""
+
+    parts: Any
+    end_token: int | None
+
+    @classmethod
+    def of(cls, model: nn.Module) -> CausalTower | None:
+        """The model's text tower if it is OpenCLIP's own, causal and pooled at the end token; else None."""
+        parts: Any = model if type(model) is CLIP else getattr(model, "text", None)
+        if type(parts) is CLIP:
+            pool_type, end_token = parts.text_pool_type, parts.text_eos_id
+        elif type(parts) is TextTransformer and parts.cls_emb is None:
+            pool_type, end_token = parts.pool_type, parts.eos_id
+        else:
+            return None
+        if parts.attn_mask is None or pool_type not in ("argmax", "eos"):
+            return None
+        return cls(parts, end_token if pool_type == "eos" else None)
+
+    def encode(self, tokens: Tensor, ends: Tensor) -> Tensor:
+        """What encode_text does, which in open_clip 3.3 adds a positional table and a mask of full length only."""
+        parts, length = self.parts, tokens.shape[1]
+        x = parts.token_embedding(tokens) + parts.positional_embedding[:length]
+        x = parts.transformer(x, attn_mask=parts.attn_mask[:length, :length])
+        x = parts.ln_final(x[torch.arange(x.shape[0], device=x.device), ends])  # the norm is of each position alone
+        projection = parts.text_projection
+        if projection is not None:
+            x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
+        features: Tensor = x
+        return features
+
+
+class TextGraph(nn.Module):
+    """A model's text tower as a module: tokens (n, l) and their ends (n,) to features (n, d) of any length."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self._model = model
+        self._causal = CausalTower.of(model)
+
+    def forward(self, tokens: Tensor, ends: Tensor) -> Tensor:
+        """Features of texts; `ends` matter to causal towers only."""
+        features: Tensor = (
+            self._model.encode_text(tokens) if self._causal is None else self._causal.encode(tokens, ends)
+        )
+        return features
+
+
+def text_tower(model: nn.Module) -> TextTower:
+    """What has to be known of a model's text tower."""
+    causal = CausalTower.of(model)
+    return TextTower(cut=False) if causal is None else TextTower(cut=True, end_token=causal.end_token)

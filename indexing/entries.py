@@ -1,0 +1,112 @@
+"""What is kept of one file: a row in the ledger and, of a picture, a point in the index and a thumbnail on the disk."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from engine.ports import Pixels, Point, Vectors
+from indexing.decode import Decoded, Outcome
+from indexing.ledger import Row
+from indexing.plan import Work, stamp
+from indexing.sources import read_metadata
+
+THUMBNAILS: Final = "thumbnails"
+_NO_PIXELS: Final[Pixels] = np.empty((0, 0, 3), dtype=np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file that was decoded and, if it is a picture, has been or will be encoded to a (d,) vector."""
+
+    work: Work
+    outcome: Outcome
+    vector: Vectors | None = None
+
+    def encoded(self, vector: Vectors) -> Entry:
+        """The picture with its vector, and without the pixels, which nothing needs from then on."""
+        assert isinstance(self.outcome, Decoded)  # noqa: S101 - nothing else is encoded
+        return Entry(self.work, replace(self.outcome, pixels=_NO_PIXELS), vector)
+
+    def row(self, index_name: str) -> Row:
+        """What the ledger will say of the file."""
+        item, outcome = self.work.item, self.outcome
+        if isinstance(outcome, Decoded):
+            facts: dict[str, Any] = {
+                "state": "indexed",
+                "content_hash": outcome.content_hash,
+                "width": outcome.width,
+                "height": outcome.height,
+            }
+        else:
+            facts = {"state": "skipped", "reason": str(outcome.reason), "detail": outcome.detail or None}
+        return Row(item.key, item.size, item.mtime_ns, stamp(item), image_id(index_name, item.key), **facts)
+
+    def point(self, index_name: str) -> Point | None:
+        """The encoded picture as the index stores it, with the words that lie beside it; None if it is no picture."""
+        item, picture = self.work.item, self.outcome
+        if not isinstance(picture, Decoded):
+            return None
+        metadata = read_metadata(item.sidecar) if item.sidecar else {}
+        category = metadata.get("category")
+        payload = {
+            "filePath": item.path,
+            "fileName": Path(item.path).name,
+            "objectKey": item.key,
+            "width": picture.width,
+            "height": picture.height,
+            "category": category if isinstance(category, str) else None,
+            "takenAt": picture.taken_at,
+            "contentHash": picture.content_hash,
+            "thumbnail": _thumbnail(picture.content_hash),
+            "metadata": metadata,
+        }
+        return Point(image_id(index_name, item.key), self.vector, payload)
+
+    @property
+    def lost_id(self) -> str | None:
+        """The id that has to leave the index, because the file was a picture and is none any more."""
+        known = self.work.known
+        gone = not isinstance(self.outcome, Decoded) and known is not None and known.state == "indexed"
+        return known.id if gone and known else None
+
+
+def image_id(index_name: str, key: str) -> str:
+    """The id of a picture: the same for the same index and key, on every machine, for ever."""
+    return str(uuid.uuid5(_namespace(index_name), key))
+
+
+def write_thumbnails(folder: Path, entries: Iterable[Entry]) -> None:
+    """Writes the pictures' thumbnails under an index's folder, each complete or not at all."""
+    for entry in entries:
+        if isinstance(entry.outcome, Decoded):
+            path = folder / _thumbnail(entry.outcome.content_hash)
+            draft = path.with_suffix(".part")
+            try:
+                draft.write_bytes(entry.outcome.thumbnail)
+            except FileNotFoundError:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draft.write_bytes(entry.outcome.thumbnail)
+            draft.replace(path)
+
+
+def remove_thumbnails(folder: Path, content_hashes: Iterable[str]) -> None:
+    """Removes what was written of pictures with these contents, in whatever format an earlier version wrote it."""
+    for content_hash in content_hashes:
+        for file in (folder / _thumbnail(content_hash)).parent.glob(f"{content_hash}.*"):
+            file.unlink(missing_ok=True)
+
+
+@cache
+def _namespace(index_name: str) -> uuid.UUID:
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"sightline:{index_name}")
+
+
+def _thumbnail(content_hash: str) -> str:
+    return f"{THUMBNAILS}/{content_hash[:2]}/{content_hash}.jpg"
