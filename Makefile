@@ -28,14 +28,14 @@ demo: $(APP) graphiql ## Draw pictures, index them and serve the search page; Ct
 	@exec $(BIN)/sightline serve
 
 test: check $(VENV)/.programs-installed graphiql ## Everything that must pass, on a fresh machine
-	$(BIN)/python -m pytest -m "programs or quality"
+	$(BIN)/python -m pytest -m "programs or quality or bench"
 
 check: $(DEV) ## Lint, types, import directions and the fast tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -m "not programs and not quality"
+	$(BIN)/python -m pytest -q -m "not programs and not quality and not bench"
 
 fix: $(DEV) ## Format, and mend what can be mended by itself
 	$(BIN)/ruff check --fix

@@ -61,7 +61,7 @@ query MoreLikeThis {
     "Server": """\
 # How the server is, what it holds, and how fast it has been.
 query Server {
-  health { status encoderLoaded indexReachable cacheReachable device model }
+  health { status encoderLoaded indexReachable cacheReachable device model runtime }
   indexes { name ready generation points dimension model }
   stats { uptimeSeconds window { total { count p50 p95 p99 } } }
 }

@@ -139,6 +139,7 @@ class Query:
             cache_reachable=parts.cache_reachable,
             device=parts.device,
             model=parts.model,
+            runtime=parts.runtime,
         )
 
     @field

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,13 +33,14 @@ _WATCH_AGAIN_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Which parts work; `device` and `model` are None while the encoder loads."""
+    """Which parts work; `device`, `model` and `runtime` are None while the encoder loads."""
 
     encoder_loaded: bool
     index_reachable: bool
     cache_reachable: bool
     device: str | None
     model: str | None
+    runtime: str | None
 
     @property
     def healthy(self) -> bool:
@@ -100,7 +102,8 @@ class Services:
 
     def start(self) -> None:
         """Begins to load the model and to watch for promoted generations; returns at once."""
-        self._tasks = [asyncio.create_task(self._load()), asyncio.create_task(self._watch())]
+        work = (self._load(), self._open(), self._watch())
+        self._tasks = [asyncio.create_task(part) for part in work]
 
     async def started(self) -> str | None:
         """Waits until the model is loaded and one warm query was tried; why the server is not ready, or None."""
@@ -134,6 +137,12 @@ class Services:
         self._encoder = encoder
         self._async_encoder = AsyncEncoder(encoder, self.settings)
         self._searcher = Searcher(self._async_encoder, self.registry, self.cache, self.settings)
+
+    async def _open(self) -> None:
+        """Opens the default index while the model loads; why it can't be opened is the first search's to say."""
+        with suppress(SightlineError):
+            async with self.registry.acquire():
+                pass
 
     async def _watch(self) -> None:
         """Watches for promoted generations for as long as the server lives."""
@@ -187,6 +196,7 @@ class Services:
             cache_reachable=cache,
             device=encoder.device if encoder else None,
             model=encoder.model.name if encoder else None,
+            runtime=encoder.runtime if encoder else None,
         )
 
     async def indexes(self) -> list[IndexStatus]:

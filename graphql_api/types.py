@@ -240,6 +240,9 @@ class Health:
         description="Where the model computes: cuda, mps or cpu. Null while it loads."
     )
     model: str | None = strawberry.field(description="The model in memory. Null while it loads.")
+    runtime: str | None = strawberry.field(
+        description="What computes it, in which precision, as measured to be best here. Null while it loads."
+    )
 
 
 @strawberry.type(description="Latencies over the window, in milliseconds.")

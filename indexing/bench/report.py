@@ -20,6 +20,8 @@ from rich.table import Table
 
 Figure = float | int | str | bool | None
 
+_FEW: Final = 8  # columns that fit beside each other
+
 _FLAGS: Final = (
     "avx2",
     "fma",
@@ -116,15 +118,22 @@ class Report:
         body["targets"] = [{**asdict(target), "met": target.met} for target in self.targets]
         return body
 
+    def _table(self) -> Table:
+        """The rows as they are, or on their side when their figures are too many for the width of a terminal."""
+        names = list(dict.fromkeys(column for row in self.rows for column in row))
+        lines = [[_shown(row.get(name)) for name in names] for row in self.rows]
+        if len(names) > _FEW:
+            names, *lines = [list(line) for line in zip(names, *lines, strict=True)]
+        table = Table(title=self.title, title_justify="left", box=None, header_style="dim")
+        for at, name in enumerate(names):
+            table.add_column(name, justify="left" if at == 0 else "right", overflow="fold")
+        for line in lines:
+            table.add_row(*line)
+        return table
+
     def show(self, console: Console) -> None:
         """Prints a table, the targets and the machine."""
-        columns = list(dict.fromkeys(column for row in self.rows for column in row))
-        table = Table(title=self.title, title_justify="left", box=None, header_style="dim")
-        for at, column in enumerate(columns):
-            table.add_column(column, justify="left" if at == 0 else "right")
-        for row in self.rows:
-            table.add_row(*(_shown(row.get(column)) for column in columns))
-        console.print(table)
+        console.print(self._table())
         for target in self.targets:
             verdict = "[green]met[/green]" if target.met else "[red]missed[/red]"
             console.print(

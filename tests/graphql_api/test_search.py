@@ -204,10 +204,11 @@ def test_indexes_are_listed(api: Api):
 
 
 def test_a_healthy_server_says_so(api: Api):
-    """All parts reachable, the device and the model named."""
-    assert api.data("{ health { status encoderLoaded indexReachable cacheReachable device model } }")["health"] == {
+    """All parts reachable, the device, the model and what runs it named."""
+    asked = "{ health { status encoderLoaded indexReachable cacheReachable device model runtime } }"
+    assert api.data(asked)["health"] == {
         "status": "HEALTHY", "encoderLoaded": True, "indexReachable": True, "cacheReachable": True,
-        "device": "cpu", "model": "words",
+        "device": "cpu", "model": "words", "runtime": "NumPy",
     }  # fmt: skip
 
 

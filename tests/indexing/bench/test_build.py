@@ -9,6 +9,8 @@ import pytest
 from engine.settings import Settings
 from indexing.bench.build import KINDS, build, run
 
+pytestmark = pytest.mark.bench
+
 SETTINGS = Settings(_env_file=None)
 
 

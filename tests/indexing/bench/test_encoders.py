@@ -14,6 +14,8 @@ from indexing.bench.variants import Variant, recommended
 from indexing.simulate import simulate_images
 from tests.support.models import loaded
 
+pytestmark = pytest.mark.bench
+
 SMALL = Settings(clip_device="cpu", clip_precision="fp32")
 
 

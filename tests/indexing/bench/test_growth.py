@@ -20,6 +20,8 @@ from indexing.bench.laws import LAWS, LawBook
 from indexing.bench.report import Report
 from indexing.simulate import queries, vectors
 
+pytestmark = pytest.mark.bench
+
 SIZES = [(2_000, 32), (4_000, 32), (2_000, 64)]
 EFS = [16, 64]
 SEARCHES = 30

@@ -13,6 +13,8 @@ from engine.settings import Settings
 from indexing.bench.index import opened, parse_efs, prepared, run
 from indexing.simulate import queries
 
+pytestmark = pytest.mark.bench
+
 SETTINGS = Settings(_env_file=None)
 
 

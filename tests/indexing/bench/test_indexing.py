@@ -12,6 +12,8 @@ from indexing.bench.indexing import run
 from tests.support.encoders import WordEncoder
 from tests.support.pictures import paint_many
 
+pytestmark = pytest.mark.bench
+
 
 def test_every_stage_is_measured_on_the_same_pictures(memory: Path):
     """Three stages alone, a whole run and the loop by hand, two bounds, and the targets that follow from the rows."""

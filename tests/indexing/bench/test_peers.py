@@ -14,6 +14,8 @@ from indexing.bench.peers.environments import environment
 from indexing.bench.peers.processes import PeerFailed
 from indexing.bench.report import Report
 
+pytestmark = pytest.mark.bench
+
 LITTLE = Effort(alone=12, judged=10, seconds=0.5)
 
 

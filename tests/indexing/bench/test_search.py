@@ -21,6 +21,8 @@ from indexing.bench.search import _best, _generation, run
 from indexing.bench.server import running
 from tests.support.encoders import WordEncoder
 
+pytestmark = pytest.mark.bench
+
 SERVE = (sys.executable, "-m", "tests.indexing.bench.word_server")
 COUNT = 400
 

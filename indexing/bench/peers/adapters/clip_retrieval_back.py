@@ -33,7 +33,7 @@ def run(model: str, weights: Path, *command: str) -> None:
     """`clip-retrieval COMMAND`, on the weights."""
     import flask  # type: ignore[import-not-found]  # noqa: PLC0415 - after the choice of task
     import open_clip  # noqa: PLC0415 - the same
-    import waitress  # type: ignore[import-not-found]  # noqa: PLC0415 - the same
+    import waitress  # type: ignore[import-untyped]  # noqa: PLC0415 - the same
     from clip_retrieval.cli import main as cli  # type: ignore[import-not-found]  # noqa: PLC0415 - the same
 
     open_clip.add_model_config(weights / "configs")
