@@ -11,11 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
 
-from engine import models
 from engine.encoders.choice import load_encoder
 from engine.encoders.texts import Tokenizer
 from engine.ports import Encoder, Vectors
@@ -39,6 +35,10 @@ TextEncoder = Callable[[Sequence[str]], Vectors]
 
 def run(settings: Settings, *, times: int = 40) -> Report:
     """Encodes `times` single queries and as many batches with both. The model is that of the settings, and local."""
+    import torch  # noqa: PLC0415 - brings 500 MB, which `models bench` must not count for encoders without it
+
+    from engine import models  # noqa: PLC0415 - the same
+
     ours = load_encoder(settings)
     ours.warm_up()
     loaded = models.load(settings.clip_model, settings.clip_pretrained, ours.device)
@@ -46,8 +46,8 @@ def run(settings: Settings, *, times: int = 40) -> Report:
     def plain(texts: Sequence[str]) -> Vectors:
         tokens = torch.from_numpy(loaded.tokenizer(texts)).to(ours.device)
         with torch.inference_mode():
-            features: Tensor = loaded.model.encode_text(tokens)  # type: ignore[operator]
-            vectors: Vectors = functional.normalize(features, dim=-1).cpu().numpy()
+            features: torch.Tensor = loaded.model.encode_text(tokens)  # type: ignore[operator]
+            vectors: Vectors = torch.nn.functional.normalize(features, dim=-1).cpu().numpy()
             return vectors
 
     queries = typical_queries(loaded.tokenizer)
