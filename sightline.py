@@ -16,7 +16,7 @@ from rich.table import Table
 
 from engine.errors import BadUserInput, SightlineError
 from engine.settings import Settings, settings
-from indexing.bench.commands import bench_app
+from indexing.bench.commands import bench_app, print_report
 from observability import logs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False, help="Image search.")
@@ -306,11 +306,7 @@ def bench_models(
     """Measure every way to run CLIP_MODEL on this machine, with what each loses, and recommend one."""
     from indexing.bench.variants import run
 
-    report = run(settings(), timeout_s=timeout_s)
-    if as_json:
-        _print_json(report.as_json())
-    else:
-        report.show(out)
+    print_report(run(settings(), timeout_s=timeout_s), as_json=as_json)
 
 
 # ---------------------------------------------------------------- generations

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import openvino as ov
@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from engine.encoders.exported import ExportedModel
 from engine.encoders.texts import ClipTokenizer
-from engine.encoders.towers import TextGraph, text_tower
+from engine.encoders.towers import ImageGraph, TextGraph, text_tower
 from engine.errors import ModelUnavailable
 from engine.models import LoadedModel
 
@@ -77,7 +77,7 @@ def _write(loaded: LoadedModel, folder: Path) -> None:
         "text",
     )
     height, width = loaded.preprocessing.size
-    picture = _ImageGraph(loaded.model, loaded.preprocessing.mean, loaded.preprocessing.std)
+    picture = _UnitImageGraph(loaded.model, loaded.preprocessing)
     pixels = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     _save(_traced(picture, (pixels,), [ov.PartialShape([-1, height, width, 3])]), exported, "image")
     if isinstance(loaded.tokenizer, ClipTokenizer):
@@ -92,18 +92,11 @@ class _UnitTextGraph(TextGraph):
         return functional.normalize(super().forward(tokens, ends), dim=-1)
 
 
-class _ImageGraph(nn.Module):
-    """Pixels (n, h, w, 3), bytes, to unit vectors (n, d)."""
-
-    def __init__(self, model: Any, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self._model = model
-        self._scale = 1 / (255 * torch.tensor(std))
-        self._shift = torch.tensor(mean) / torch.tensor(std)
+class _UnitImageGraph(ImageGraph):
+    """The image tower with unit vectors."""
 
     def forward(self, pixels: Tensor) -> Tensor:
-        normalized = (pixels.float() * self._scale - self._shift).permute(0, 3, 1, 2)
-        return functional.normalize(self._model.encode_image(normalized), dim=-1)
+        return functional.normalize(super().forward(pixels), dim=-1)
 
 
 def _traced(module: nn.Module, example: tuple[Tensor, ...], shapes: Sequence[ov.PartialShape]) -> ov.Model:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine import models
-from engine.encoders.towers import TextGraph, text_tower
+from engine.encoders.towers import ImageGraph, TextGraph, text_tower
 from engine.encoders.warm import warm_up
 from engine.errors import EncoderUnavailable
 from engine.models import LoadedModel
@@ -74,16 +74,13 @@ class OpenClipEncoder:
         self._precision = precision
         self._compiled = compiled
         self._max_batch = max_batch
-        self._dtype = _DTYPES[precision]
-        self._model: Any = loaded.model.to(device=device, dtype=self._dtype).eval()
+        dtype = _DTYPES[precision]
+        self._model: Any = loaded.model.to(device=device, dtype=dtype).eval()
         self._text = text_tower(loaded.model)
         self._tokenizer = loaded.tokenizer
         self._preprocessing = loaded.preprocessing
-        scale = 255 * torch.tensor(self._preprocessing.std)
-        self._scale = (1 / scale).to(device)
-        self._shift = (255 * torch.tensor(self._preprocessing.mean) / scale).to(device)
         text: Any = TextGraph(self._model)
-        image: Any = self._model.encode_image
+        image: Any = ImageGraph(self._model, self._preprocessing, dtype)
         mode = "reduce-overhead" if device == "cuda" else "default"  # the former records CUDA graphs
         self._encode_text: Any = torch.compile(text, mode=mode) if compiled else text
         self._encode_image: Any = torch.compile(image, mode=mode) if compiled else image
@@ -150,8 +147,7 @@ class OpenClipEncoder:
             return np.empty((0, self._info.dimension), dtype=np.float32)
         batch = torch.from_numpy(np.require(pixels, np.uint8, ["C", "W"]))  # PyTorch warns of read-only memory
         with self._computing, torch.inference_mode():
-            normalized = batch.to(self._device).float() * self._scale - self._shift
-            return _unit(self._encode_image(normalized.permute(0, 3, 1, 2).to(self._dtype)))
+            return _unit(self._encode_image(batch.to(self._device)))
 
     def warm_up(self) -> None:
         """Encodes one text and one picture, so that kernels are chosen and memory is there before the first request."""

@@ -53,17 +53,16 @@ class OpenVinoEncoder:
     def load(cls, exported: ExportedModel, settings: Settings) -> OpenVinoEncoder:
         """The encoder of an exported model. Raises `EncoderUnavailable` for a precision that OpenVINO has not."""
         tokenizer = load_tokenizer(exported)
-        threads = settings.clip_threads or usable_cores()
         wanted = settings.clip_precision
         if wanted == "auto":
-            precision = chosen(ov.Core(), exported, tokenizer, threads)
+            precision = chosen(ov.Core(), exported, tokenizer, settings.clip_threads or usable_cores())
         elif wanted in PRECISIONS:
             precision = {"text": wanted, "image": wanted}
         else:
             raise EncoderUnavailable(
                 f"On the CPU, OpenVINO computes in {', '.join(PRECISIONS)}, not in {wanted}. Set CLIP_PRECISION=auto."
             )
-        return cls(exported, tokenizer, precision, threads, settings.clip_max_batch)
+        return cls(exported, tokenizer, precision, settings.clip_threads, settings.clip_max_batch)
 
     @property
     def model(self) -> ModelInfo:

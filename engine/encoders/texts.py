@@ -80,13 +80,13 @@ class ClipTokenizer:
         self._context_length = context_length
         self._clean_name = clean
         self._clean = _CLEANERS[clean]
-        letters = list(_bytes_as_letters().values())
+        self._letters = _bytes_as_letters()
+        letters = self._letters.values()
         words = [*letters, *(letter + _END_OF_WORD for letter in letters), *("".join(pair) for pair in merges)]
         vocabulary = {word: number for number, word in enumerate([*words, *special])}
         self._special_numbers = {name: vocabulary[name] for name in special}
         self._start, self._end = (vocabulary[name] for name in special[:2])
         self._pair_encoding = BPE(vocab=vocabulary, merges=self._merges, end_of_word_suffix=_END_OF_WORD)
-        self._letters = _bytes_as_letters()
         self._pattern = regex.compile(
             "|".join(special) + r"|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE
         )

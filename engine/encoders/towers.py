@@ -1,4 +1,4 @@
-"""OpenCLIP's text towers, and which of them may be given texts without their padding.
+"""OpenCLIP's towers as modules, and which text towers may be given texts without their padding.
 
 Most of a query's time is the text tower, and OpenCLIP pads every text to 77 tokens. In a causal tower the padding comes
 after the token whose state is the embedding, and can't change it; so the text is cut there, which is exact (differences
@@ -16,6 +16,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from engine.encoders.texts import TextTower
+from engine.preprocess import Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,24 @@ class TextGraph(nn.Module):
         features: Tensor = (
             self._model.encode_text(tokens) if self._causal is None else self._causal.encode(tokens, ends)
         )
+        return features
+
+
+class ImageGraph(nn.Module):
+    """A model's image tower as a module: pixels (n, h, w, 3), bytes, to features (n, d) of any length."""
+
+    def __init__(self, model: Any, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self._model = model
+        self._dtype = dtype
+        std = torch.tensor(preprocessing.std)
+        self._scale = 1 / (255 * std)
+        self._shift = torch.tensor(preprocessing.mean) / std
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features of pictures. Normalizes in float32, whatever the model computes in."""
+        normalized = pixels.float() * self._scale.to(pixels.device) - self._shift.to(pixels.device)
+        features: Tensor = self._model.encode_image(normalized.permute(0, 3, 1, 2).to(self._dtype))
         return features
 
 

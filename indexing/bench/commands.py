@@ -17,7 +17,8 @@ bench_app = typer.Typer(no_args_is_help=True, help="Measure speed, with recall b
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
-def _print(report: Report, *, as_json: bool) -> None:
+def print_report(report: Report, *, as_json: bool) -> None:
+    """Prints a report as a table, or as one JSON object."""
     if as_json:
         typer.echo(orjson.dumps(report.as_json()).decode())
     else:
@@ -46,7 +47,7 @@ def encode(
     from engine.settings import settings
     from indexing.bench.encode import run
 
-    _print(run(settings(), times=times), as_json=as_json)
+    print_report(run(settings(), times=times), as_json=as_json)
 
 
 @bench_app.command()
@@ -68,7 +69,7 @@ def growth(
 
     sizes = parse_sizes(counts, dim)
     report = run(sizes, searches=searches, efs=parse_efs(ef), settings=settings(), save=LAWS if save else None)
-    _print(report, as_json=as_json)
+    print_report(report, as_json=as_json)
 
 
 @bench_app.command("search")
@@ -83,7 +84,7 @@ def search_command(
     from engine.settings import settings
     from indexing.bench.search import run
 
-    _print(run(settings(), index, queries, seconds, seed), as_json=as_json)
+    print_report(run(settings(), index, queries, seconds, seed), as_json=as_json)
 
 
 @bench_app.command("indexing")
@@ -101,7 +102,7 @@ def indexing_command(
     from indexing.bench.indexing import run, scenes_or
 
     pictures = scenes_or(source, count, lambda text: typer.echo(text, err=True))
-    _print(run(pictures, settings(), load_encoder(settings()), count=count, rounds=rounds), as_json=as_json)
+    print_report(run(pictures, settings(), load_encoder(settings()), count=count, rounds=rounds), as_json=as_json)
 
 
 @bench_app.command("index")
@@ -116,7 +117,7 @@ def index_command(
     from engine.settings import settings
     from indexing.bench.index import parse_efs, run
 
-    _print(run(count, dim, asked=queries, efs=parse_efs(efs), settings=settings()), as_json=as_json)
+    print_report(run(count, dim, asked=queries, efs=parse_efs(efs), settings=settings()), as_json=as_json)
 
 
 @bench_app.command("build")
@@ -129,7 +130,7 @@ def build_command(
     from engine.settings import settings
     from indexing.bench.build import run
 
-    _print(run(count, dim, settings=settings()), as_json=as_json)
+    print_report(run(count, dim, settings=settings()), as_json=as_json)
 
 
 @bench_app.command("peers")
@@ -148,7 +149,7 @@ def peers_command(
     from indexing.bench.peers.driver import run
 
     report = run(model, pictures, peer or (), say=lambda line: typer.echo(line, err=True))
-    _print(report, as_json=as_json)
+    print_report(report, as_json=as_json)
 
 
 @bench_app.command("start")
@@ -161,4 +162,4 @@ def start_command(
     from engine.settings import settings
     from indexing.bench.start import run
 
-    _print(run(settings(), times=times, lean=lean), as_json=as_json)
+    print_report(run(settings(), times=times, lean=lean), as_json=as_json)

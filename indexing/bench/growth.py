@@ -20,18 +20,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Final
 
-import numpy as np
 import orjson
 
 from engine.errors import BadUserInput, SourceError
 from engine.indexes.process import ProcessIndex
-from engine.ports import Hit, VectorIndex, VectorQuery, Vectors
+from engine.ports import Vectors
 from engine.settings import Settings
 from indexing import disk
-from indexing.bench.index import LIMIT, opened
+from indexing.bench.index import LIMIT, measure, nearest
 from indexing.bench.laws import Law, LawBook, fit, parse_number, shown
 from indexing.bench.memory import PeakMemory, memory_of
 from indexing.bench.report import Figure, Latency, Report, this_machine
@@ -200,48 +198,17 @@ def _keep(folder: Path, build: Build) -> None:
 
 
 async def _truth(folder: Path, asked: Vectors, settings: Settings) -> list[set[str]]:
-    """The ids of the true nearest, found by comparing everything, and kept: that takes minutes at a million."""
-    kept = folder / f"truth-{len(asked)}.npy"
-    if not kept.is_file():
-        async with opened("process", folder / "shard", settings) as index:
-            answers = await index.search([VectorQuery(v, LIMIT, exact=True, payload=False) for v in asked])
-        np.save(kept, np.array([[hit.id for hit in hits] for hits in answers]))
-    return [set(row) for row in np.load(kept).tolist()]
+    return await nearest(folder, folder / "shard", asked, settings)
 
 
 async def _searched(shard: Path, asked: Vectors, truth: Sequence[set[str]], settings: Settings) -> Searched:
     index = await ProcessIndex.open(shard, settings)
     try:
-        latency, recall = await measure(index, asked, truth, LIMIT)
+        latency, recall = await measure(index, asked, truth, _ROUNDS)
         memory = memory_of(index.process_id)
     finally:
         await index.close()
     return Searched(latency, recall, memory.anonymous, memory.files)
-
-
-async def measure(index: VectorIndex, asked: Vectors, truth: Sequence[set[str]], limit: int) -> tuple[Latency, float]:
-    """How long single queries (n, d) take, and their recall.
-
-    Each is asked once to warm up and judge it, then three times; the median counts, so that a pause of the machine is
-    not taken for a slow query.
-    """
-    shared = 0
-    for vector, right in zip(asked, truth, strict=True):
-        (hits,) = await index.search([VectorQuery(vector, limit)])
-        shared += len(_ids(hits) & right)
-    rounds = []
-    for _ in range(_ROUNDS):
-        times = []
-        for vector in asked:
-            started = time.perf_counter()
-            await index.search([VectorQuery(vector, limit)])
-            times.append((time.perf_counter() - started) * 1000)
-        rounds.append(times)
-    return Latency.of([median(times) for times in zip(*rounds, strict=True)]), shared / sum(map(len, truth))
-
-
-def _ids(hits: Sequence[Hit]) -> set[str]:
-    return {hit.id for hit in hits}
 
 
 def _parts(shard: Path) -> dict[str, int]:

@@ -19,6 +19,7 @@ import httpx
 
 from engine.errors import SightlineError
 from engine.settings import Settings
+from indexing.bench.memory import resident_mb
 
 SERVE: Final = (sys.executable, "-m", "sightline", "serve")
 """How a server is started. It says its address on standard output when it is ready."""
@@ -43,7 +44,7 @@ class Server:
 
     def resident_mb(self) -> float | None:
         """Megabytes of memory that it and its children have now; None where /proc does not tell."""
-        return sum(found) if (found := [_resident_mb(pid) for pid in _family(self.pid)]) else None
+        return sum(resident_mb(pid) or 0.0 for pid in found) if (found := _family(self.pid)) else None
 
 
 @contextmanager
@@ -104,12 +105,3 @@ def _family(pid: int) -> list[int]:
         for children in Path(f"/proc/{member}/task").glob("*/children"):
             family += map(int, children.read_text(encoding="ascii").split())
     return family
-
-
-def _resident_mb(pid: int) -> float:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    except OSError:  # it has ended meanwhile
-        return 0.0
-    found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
-    return int(found[1]) / 1024 if found else 0.0

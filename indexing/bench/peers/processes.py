@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Final
 
 from engine.errors import SightlineError
+from indexing.bench.memory import resident_mb
 
 _STOP_S: Final = 15.0
 _LOOK_AGAIN_S: Final = 0.02
@@ -81,7 +82,7 @@ class Child:
 
     def resident_mb(self) -> float | None:
         """Resident megabytes of all of them, with shared pages counted for each; None where /proc does not tell."""
-        sizes = [size for pid in self.members() if (size := _resident_mb(pid)) is not None]
+        sizes = [size for pid in self.members() if (size := resident_mb(pid)) is not None]
         return sum(sizes) if sizes else None
 
     def stop(self) -> None:
@@ -153,11 +154,3 @@ def _session(pid: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] == "Z" else int(fields[3])
-
-
-def _resident_mb(pid: int) -> float | None:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")), None)
