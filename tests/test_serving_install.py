@@ -69,7 +69,7 @@ def test_install_without_torch(tmp_path: Path):
     run(UV, "pip", "install", "--quiet", "--python", python, "--no-deps", wheel)
 
     size = sum(file.stat().st_size for file in home.rglob("*") if file.is_file() and not file.is_symlink())
-    assert size < 600_000_000  # the rest of 1 GB is for Python, its base image and the model
+    assert size < 750_000_000  # the rest of 1 GB is for Python, its base image and the model
     answer = json.loads(
         run(python, "-c", ASK, json.dumps(QUESTIONS), CLIP_PRETRAINED=str(exported.folder), CLIP_PRECISION="fp32")
     )
