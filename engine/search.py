@@ -19,6 +19,7 @@ from typing import Final, Literal, Protocol
 import orjson
 import structlog
 
+from engine.admission import Admission
 from engine.errors import (
     BadUserInput,
     EncoderUnavailable,
@@ -144,6 +145,7 @@ class Searcher:
         self._registry = registry
         self._cache = cache
         self._settings = settings
+        self._admission = Admission()
         self._flights: dict[str, asyncio.Future[_Outcome]] = {}
         self._counts: OrderedDict[tuple[str, bytes], int] = OrderedDict()
         self._running: set[asyncio.Task[list[SearchResult | SightlineError]]] = set()
@@ -174,8 +176,10 @@ class Searcher:
         limit: int = 100,
     ) -> list[tuple[str, int]]:
         """The values of a field with how many of the admitted images have each, most frequent first."""
-        async with self._registry.acquire(index) as serving:
-            return await serving.index.facet(field, filter, limit)
+        with self._admission.admitted() as place:
+            place.telling = False  # counting takes longer than searching, however idle the machine is
+            async with self._registry.acquire(index) as serving:
+                return await serving.index.facet(field, filter, limit)
 
     async def ready(self) -> None:
         """Takes a real query through encoder and default index; raises what a search would raise."""
@@ -322,7 +326,7 @@ class Searcher:
                 keys = {self._key(job, above): key for key, job in led.items()}
                 upper = await self._lists({inner: led[key] for inner, key in keys.items()}, above)
                 shallower = {keys[inner]: outcome for inner, outcome in upper.items()}
-            outcomes = await self._compute(led, depth, shallower)
+            outcomes = await self._admitted(led, depth, shallower)
             for key, outcome in outcomes.items():
                 if isinstance(outcome, _Ranked):
                     await self._cache.set(key, _encoded(outcome), self._settings.cache_ttl_s)
@@ -337,6 +341,16 @@ class Searcher:
             for key in led:
                 del self._flights[key]
         return outcomes
+
+    async def _admitted(self, led: dict[str, _Job], depth: int, shallower: dict[str, _Outcome]) -> dict[str, _Outcome]:
+        """Computes lists if the machine has room for that; who is refused hears it at once."""
+        try:
+            with self._admission.admitted(len(led)) as place:
+                outcomes = await self._compute(led, depth, shallower)
+                place.telling &= all(isinstance(outcome, _Ranked) for outcome in outcomes.values())
+                return outcomes
+        except Overloaded as error:
+            return dict.fromkeys(led, error)
 
     async def _compute(self, led: dict[str, _Job], depth: int, shallower: dict[str, _Outcome]) -> dict[str, _Outcome]:
         outcomes: dict[str, _Outcome] = {k: o for k, o in shallower.items() if isinstance(o, SightlineError)}

@@ -128,8 +128,14 @@ class Settings(BaseSettings):
     api_request_timeout_s: float = Field(
         10.0, gt=0, description="Seconds after which a request is given up with an error, so that none is left hanging."
     )
+    api_drain_s: float = Field(
+        5.0,
+        ge=0,
+        description="Seconds that the server goes on answering after SIGTERM, while /readyz says no: load balancers "
+        "take that long to look elsewhere. Ctrl-C does not wait.",
+    )
     api_shutdown_grace_s: float = Field(
-        20.0, ge=0, description="Seconds that running requests get to finish after SIGTERM."
+        20.0, ge=0, description="Seconds that running requests get to finish after that."
     )
     api_introspection: bool = Field(True, description="Whether the schema can be asked for; GraphiQL needs it.")
 

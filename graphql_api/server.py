@@ -1,7 +1,8 @@
 """The process that serves: one uvicorn worker that starts with clear words and stops without dropping anyone.
 
-After SIGTERM or Ctrl-C `/readyz` answers 503 at once, so that a load balancer looks elsewhere; requests that are
-running get `API_SHUTDOWN_GRACE_S` to finish; then the process ends. A second signal ends it now.
+After SIGTERM `/readyz` answers 503 at once, and every answer closes its connection, so that load balancers and clients
+look elsewhere; until they have, for `API_DRAIN_S`, requests are answered as ever. Those still running then get
+`API_SHUTDOWN_GRACE_S` to finish, and the process ends. Ctrl-C skips the first part, and a second signal ends it now.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, MutableMapping
 from contextlib import suppress
 from types import FrameType
 from typing import Any, Final, TextIO
@@ -37,7 +39,7 @@ def run(settings: Settings, encoder: Encoder | None = None) -> None:
     logs.configure(settings.log_level)
     listener = _listen(settings)
     services = Services(settings, encoder)
-    running = Running(create_app(settings, services=services))
+    running = Running(create_app(settings, services=services), services)
     server = Server(running, services, listener)
     with listener:
         server.run(sockets=[listener])
@@ -48,8 +50,9 @@ def run(settings: Settings, encoder: Encoder | None = None) -> None:
 class Running:
     """Passes requests to the application and knows which of them, probes left out, are not answered yet."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
+        self._services = services
         self._requests: dict[int, asyncio.Event] = {}
 
     async def answered(self) -> None:
@@ -62,9 +65,15 @@ class Running:
         if scope["type"] != "http" or scope["path"] in _PROBES:
             await self._app(scope, receive, send)
             return
+
+        async def send_and_part(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start" and self._services.draining:
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
         done = self._requests[id(scope)] = asyncio.Event()
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_and_part)
         finally:
             del self._requests[id(scope)]
             done.set()
@@ -89,6 +98,7 @@ class Server(uvicorn.Server):
         )
         self._running = running
         self._services = services
+        self._drain_s = settings.api_drain_s
         self._grace_s = settings.api_shutdown_grace_s
         host, port = listener.getsockname()[:2]
         self._address = f"http://{_host(host)}:{port}"
@@ -108,7 +118,8 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         self._services.draining = True
-        self._loop.call_soon_threadsafe(lambda: self._spawn(self._drain()))
+        linger_s = self._drain_s if sig == signal.SIGTERM else 0.0
+        self._loop.call_soon_threadsafe(lambda: self._spawn(self._drain(linger_s)))
 
     async def _announce(self) -> None:
         reason = await self._services.started()
@@ -123,8 +134,9 @@ class Server(uvicorn.Server):
         state = "Ready" if reason is None else f"Listening, but not ready yet: {reason}"
         _say(f"{state}\n  search   {self._address}/\n  GraphQL  {self._address}/graphql", sys.stdout)
 
-    async def _drain(self) -> None:
-        """Listens on until what ran at the signal is answered, then lets uvicorn close within the rest of the grace."""
+    async def _drain(self, linger_s: float) -> None:
+        """Answers everybody for so long, then whom it owes an answer, and lets uvicorn close within what is left."""
+        await asyncio.sleep(linger_s)
         end = time.monotonic() + self._grace_s
         with suppress(TimeoutError):
             async with asyncio.timeout(self._grace_s):

@@ -293,7 +293,7 @@ def _sized(request: Request, book: LawBook, cost: ModelCost, layout: Layout, rep
         redis=book.assumptions["cached_answer_bytes"].estimate() * answers / _GB,
         answers=answers,
         job_hours=Estimate(request.images / cost.images_per_s / 3600, of_model),
-        build_hours=(at["write_s"] + at["optimize_s"]) / 3600,
+        build_hours=at["build_s"] / 3600,
     )
 
 

@@ -15,6 +15,8 @@ search_stage_duration = Histogram(
     "sightline_search_stage_duration_seconds", "One stage of a search.", ["stage"], buckets=_LATENCY_BUCKETS
 )
 search_errors = Counter("sightline_search_errors_total", "Searches that ended in an error.", ["code"])
+searches_running = Gauge("sightline_searches_running", "Searches that are being computed now.")
+searches_limit = Gauge("sightline_searches_limit", "Searches that may be computed at once, as learnt so far.")
 encoder_queue_size = Gauge("sightline_encoder_queue_size", "Inputs that wait for the encoder.")
 encoder_queue_duration = Histogram(
     "sightline_encoder_queue_duration_seconds", "Time an input waited for the encoder.", buckets=_LATENCY_BUCKETS

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import orjson
 import typer
@@ -16,13 +17,16 @@ bench_app = typer.Typer(no_args_is_help=True, help="Measure speed, with recall b
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
+_FILE_WIDTH: Final = 200
+"""Characters in a line of a report that goes to a file."""
+
 
 def print_report(report: Report, *, as_json: bool) -> None:
     """Prints a report as a table, or as one JSON object."""
     if as_json:
         typer.echo(orjson.dumps(report.as_json()).decode())
     else:
-        report.show(Console())
+        report.show(Console(width=None if sys.stdout.isatty() else _FILE_WIDTH))
 
 
 @bench_app.command()

@@ -26,10 +26,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import orjson
+
+from engine.errors import Overloaded
 
 CONNECTIONS: Final = 512
 """Most connections of an open loop; what is due while all are busy waits, and its latency grows."""
@@ -76,6 +78,12 @@ class Load:
     def good(self) -> list[Answer]:
         """The answers without an error."""
         return [answer for answer in self.answers if answer.error is None]
+
+    @property
+    def accepted(self) -> Load:
+        """The same run without the requests that were refused because there were too many."""
+        accepted = [answer for answer in self.answers if answer.error != Overloaded.code]
+        return replace(self, answers=accepted)
 
     @property
     def errors(self) -> dict[str, int]:

@@ -122,7 +122,7 @@ class Report:
         """The rows as they are, or on their side when their figures are too many for the width of a terminal."""
         names = list(dict.fromkeys(column for row in self.rows for column in row))
         lines = [[_shown(row.get(name)) for name in names] for row in self.rows]
-        if len(names) > _FEW:
+        if len(names) > max(_FEW, len(lines)):
             names, *lines = [list(line) for line in zip(names, *lines, strict=True)]
         table = Table(title=self.title, title_justify="left", box=None, header_style="dim")
         for at, name in enumerate(names):

@@ -88,7 +88,7 @@ def _words(file: IO[bytes]) -> str:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
         try:
             process.wait(_STOP_S)
         except subprocess.TimeoutExpired:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -49,7 +50,11 @@ def _url(process: subprocess.Popen[str]) -> str:
 
 def test_a_running_request_is_answered_after_sigterm(library: Library, tmp_path: Path):
     """SIGTERM turns readyz to 503 at once, lets the running search finish, and the process ends with 0."""
-    with _process(library, tmp_path) as process, ThreadPoolExecutor(1) as threads, httpx.Client(timeout=20) as client:
+    with (
+        _process(library, tmp_path, API_DRAIN_S="0") as process,
+        ThreadPoolExecutor(1) as threads,
+        httpx.Client(timeout=20) as client,
+    ):
         url = _url(process)
         query = {"query": '{ search(query: "slow", first: 1) { totalCount { value } } }'}
         running = threads.submit(client.post, f"{url}/graphql", json=query)
@@ -62,6 +67,59 @@ def test_a_running_request_is_answered_after_sigterm(library: Library, tmp_path:
             (tmp_path / "gate").touch()
         assert running.result().json() == {"data": {"search": {"totalCount": {"value": 60}}}}
         assert process.wait(20) == 0
+
+
+def test_nobody_is_dropped_while_a_server_under_load_shuts_down(library: Library, tmp_path: Path):
+    """Clients that send until /readyz says no, on connections they keep, get an answer to every request."""
+    with _process(library, tmp_path, API_DRAIN_S="1.5") as process:
+        url = _url(process)
+        ready, told = threading.Event(), threading.Event()
+        ready.set()
+
+        def watch() -> None:
+            with httpx.Client() as client:
+                while client.get(f"{url}/readyz").status_code == 200:
+                    pass
+            ready.clear()
+
+        def ask(name: int) -> tuple[int, int]:
+            """How many answers came before and after the signal."""
+            before = after = 0
+            with httpx.Client(timeout=20) as client:
+                while ready.is_set():
+                    late = told.is_set()
+                    query = f'{{ search(query: "red {name} {before + after}", first: 1) {{ totalCount {{ value }} }} }}'
+                    answer = client.post(f"{url}/graphql", json={"query": query})
+                    assert answer.json() == {"data": {"search": {"totalCount": {"value": 60}}}}
+                    before, after = (before, after + 1) if late else (before + 1, after)
+                    if late:
+                        assert answer.headers["connection"] == "close"
+            return before, after
+
+        with ThreadPoolExecutor(9) as threads:
+            clients = [threads.submit(ask, name) for name in range(8)]
+            eventually(lambda: all(client.running() for client in clients))
+            watching = threads.submit(watch)
+            process.send_signal(signal.SIGTERM)
+            eventually(lambda: httpx.get(f"{url}/readyz").status_code == 503)
+            told.set()
+            watching.result()
+            answered = [client.result() for client in clients]
+        assert sum(before for before, _ in answered) > 0
+        assert process.wait(20) == 0
+
+
+def test_a_server_that_drains_still_answers_newcomers(library: Library, tmp_path: Path):
+    """A load balancer that has not noticed yet sends one more request on a new connection."""
+    with _process(library, tmp_path, API_DRAIN_S="60") as process:
+        url = _url(process)
+        process.send_signal(signal.SIGTERM)
+        eventually(lambda: httpx.get(f"{url}/readyz").status_code == 503)
+        answer = httpx.post(f"{url}/graphql", json={"query": '{ search(query: "red") { totalCount { value } } }'})
+        assert answer.json() == {"data": {"search": {"totalCount": {"value": 60}}}}
+        assert answer.headers["connection"] == "close"
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
 
 
 def test_an_idle_server_stops_on_ctrl_c(library: Library, tmp_path: Path):

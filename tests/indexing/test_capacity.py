@@ -49,8 +49,7 @@ def model(text_ms: float, batch_ms: float, dimension: int = 1024, assumed: str =
 def book() -> LawBook:
     """Laws as an HNSW index has them, models that were measured, and a GPU that was not."""
     laws = {
-        "write_s": law("s", N=2e-4),
-        "optimize_s": law("s", N_d_ln_N=7e-8),
+        "build_s": law("s", N=2e-4, N_d_ln_N=7e-8),
         "anonymous_bytes": law("bytes", one=4e7, N=700),
         "originals_bytes": law("bytes", N_d=4),
         "int8_bytes": law("bytes", N_d=1),

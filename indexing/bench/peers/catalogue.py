@@ -93,7 +93,9 @@ class Sightline(_Base):
     def command(self, material: Material, environments: Environments, port: int) -> Command:  # noqa: ARG002 - the same
         """`sightline serve`."""
         command = self._sightline(material, "serve")
-        return Command(command.words, {**command.environment, "API_PORT": str(port), "API_HOST": "127.0.0.1"})
+        return Command(
+            command.words, {**command.environment, "API_PORT": str(port), "API_HOST": "127.0.0.1", "API_DRAIN_S": "0"}
+        )
 
     def body(self, query: str) -> str:
         """A GraphQL request."""

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import heapq
+from contextlib import ExitStack
+
+import pytest
+
+from engine.admission import LEAST, PATIENCE, Admission
+from engine.errors import Overloaded
+
+ALONE_S = 0.01
+
+
+class Machine:
+    """Searches on a clock of its own: `together` of them take as long as one, more take longer in proportion."""
+
+    def __init__(self, together: int) -> None:
+        self.now = 0.0
+        self.together = together
+        self.admission = Admission(clock=lambda: self.now)
+        self.took: list[float] = []
+        self._ends: list[tuple[float, int, float, ExitStack]] = []
+        self._number = 0
+
+    def offer(self) -> bool:
+        """A search comes; whether it is let in."""
+        stack = ExitStack()
+        try:
+            stack.enter_context(self.admission.admitted())
+        except Overloaded:
+            return False
+        takes = ALONE_S * max(1.0, (len(self._ends) + 1) / self.together)
+        self._number += 1
+        heapq.heappush(self._ends, (self.now + takes, self._number, self.now, stack))
+        return True
+
+    def finish(self) -> None:
+        """The next search is done."""
+        end, _, since, stack = heapq.heappop(self._ends)
+        self.now = end
+        self.took.append(end - since)
+        stack.close()
+
+    def flood(self, searches: int) -> None:
+        """So many are answered while more than the machine can bear are there all the time."""
+        for _ in range(searches):
+            while self.offer():
+                pass
+            self.finish()
+        while self._ends:
+            self.finish()
+
+    def trickle(self, searches: int) -> None:
+        """One at a time."""
+        for _ in range(searches):
+            assert self.offer()
+            self.finish()
+            self.now += 1.0
+
+
+def test_a_flood_is_cut_to_what_keeps_searches_near_their_time_alone():
+    machine = Machine(together=4)
+    machine.trickle(20)
+    machine.flood(2000)
+    settled = machine.took[-500:-50]
+    assert max(settled) <= 1.4 * PATIENCE * ALONE_S
+    assert machine.admission.limit >= machine.together * PATIENCE / 1.5  # and not to less than the machine can do
+
+
+def test_a_machine_that_bears_more_is_given_more():
+    machine = Machine(together=200)
+    machine.trickle(20)
+    machine.flood(60_000)
+    assert machine.admission.limit > 200
+    assert max(machine.took) <= 1.4 * PATIENCE * ALONE_S
+
+
+def test_the_limit_does_not_grow_without_demand():
+    machine = Machine(together=4)
+    before = machine.admission.limit
+    machine.trickle(1000)
+    assert machine.admission.limit == before
+
+
+def test_a_machine_that_became_slower_for_good_is_learnt_again():
+    """What counts as alone is measured anew when the limit has fallen as far as it can."""
+    machine = Machine(together=50)
+    machine.trickle(20)
+    machine.flood(500)
+    machine.together = 5  # ten times slower, as far as anybody can see
+    machine.flood(3000)
+    low = machine.admission.limit
+    assert LEAST <= low < 40
+    machine.together = 50
+    machine.flood(5000)
+    assert machine.admission.limit > low
+
+
+def test_who_is_refused_hears_how_long_a_place_takes():
+    machine = Machine(together=1)
+    machine.trickle(20)
+    limit = machine.admission.limit
+    with ExitStack() as places:
+        for _ in range(limit):
+            places.enter_context(machine.admission.admitted()).telling = False
+        with pytest.raises(Overloaded) as refused:
+            places.enter_context(machine.admission.admitted())
+    assert refused.value.retry_after_ms == ALONE_S * 1000
+
+
+def test_a_request_of_more_searches_than_the_limit_is_let_in_alone():
+    admission = Admission()
+    with admission.admitted(10 * admission.limit), pytest.raises(Overloaded), admission.admitted():
+        pass
+    assert admission.running == 0
+
+
+def test_work_of_another_kind_takes_a_place_and_teaches_nothing():
+    machine = Machine(together=1)
+    machine.trickle(5)
+    limit = machine.admission.limit
+    for _ in range(1000):
+        with machine.admission.admitted() as place:
+            assert machine.admission.running == 1
+            place.telling = False
+            machine.now += 100.0
+    assert machine.admission.limit == limit
+
+
+def test_work_that_fails_gives_its_place_back():
+    admission = Admission()
+    with pytest.raises(RuntimeError), admission.admitted():
+        raise RuntimeError
+    assert admission.running == 0
