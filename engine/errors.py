@@ -9,6 +9,7 @@
      ├─ Overloaded              too much work at once; carries `retry_after_ms`
      ├─ EncoderUnavailable      the encoder died or does not answer
      ├─ IndexUnavailable        the vector index does not answer
+     ├─ LedgerUnavailable       the database of the catalogue and ledger can't be used
      ├─ ModelUnavailable        a model's weights are not here and can't be fetched
      ├─ IndexCorrupt            what lies on disk is not what the manifest says
      └─ SourceError             a source of images can't be read, or holds none
@@ -79,6 +80,12 @@ class IndexUnavailable(SightlineError):
     """The vector index does not answer."""
 
     code = "INDEX_UNAVAILABLE"
+
+
+class LedgerUnavailable(SightlineError):
+    """The database of the catalogue and ledger does not answer, refuses, or is of another version."""
+
+    code = "LEDGER_UNAVAILABLE"
 
 
 class ModelUnavailable(SightlineError):

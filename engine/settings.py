@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -68,6 +68,12 @@ class Settings(BaseSettings):
     )
     index_name: str = Field(
         "default", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="The index that is meant when none is named."
+    )
+    index_database_url: SecretStr = Field(
+        SecretStr(""),
+        description="PostgreSQL for the catalogue and ledger of all indexes, postgresql://user:password@host/database; "
+        "?sslmode=verify-full asks for TLS. Empty for a SQLite file in each index's folder, which needs no server; "
+        "workers on several machines need PostgreSQL. In one database a name means one index.",
     )
     index_batch_size: int = Field(
         256,

@@ -34,8 +34,8 @@ class Entry:
         assert isinstance(self.outcome, Decoded)  # noqa: S101 - nothing else is encoded
         return Entry(self.work, replace(self.outcome, pixels=_NO_PIXELS), vector)
 
-    def row(self, index_name: str) -> Row:
-        """What the ledger will say of the file."""
+    def row(self, index_name: str, point: Point | None) -> Row:
+        """What the ledger will say of the file, and of the point that is made of it."""
         item, outcome = self.work.item, self.outcome
         if isinstance(outcome, Decoded):
             facts: dict[str, Any] = {
@@ -43,9 +43,12 @@ class Entry:
                 "content_hash": outcome.content_hash,
                 "width": outcome.width,
                 "height": outcome.height,
+                "taken_at": outcome.taken_at,
+                "metadata": point.payload["metadata"] if point else None,
             }
         else:
             facts = {"state": "skipped", "reason": str(outcome.reason), "detail": outcome.detail or None}
+        facts["path"] = self.file_path
         return Row(item.key, item.size, item.mtime_ns, stamp(item), image_id(index_name, item.key), **facts)
 
     def point(self, index_name: str) -> Point | None:
@@ -56,7 +59,7 @@ class Entry:
         metadata = read_metadata(item.sidecar) if item.sidecar else {}
         category = metadata.get("category")
         payload = {
-            "filePath": item.path,
+            "filePath": self.file_path,
             "fileName": Path(item.path).name,
             "objectKey": item.key,
             "width": picture.width,
@@ -68,6 +71,11 @@ class Entry:
             "metadata": metadata,
         }
         return Point(image_id(index_name, item.key), self.vector, payload)
+
+    @property
+    def file_path(self) -> str:
+        """Where the file lies, as index and catalogue tell it."""
+        return self.work.item.path
 
     @property
     def lost_id(self) -> str | None:

@@ -1,77 +1,38 @@
-"""The ledger: what became of every file of the source, generation by generation.
+"""The catalogue and ledger: what became of every file of an index's source, generation by generation, run by run.
 
 A generation's rows describe exactly its vectors. They are copied when one generation starts from another and go when it
 goes, so a killed run, a discarded generation or a rollback never leaves rows that speak of vectors which are not there.
-SQLite in WAL mode; nothing here is SQLite's own except the pragmas.
+
+Every transaction is short and may run again: rows are put in place of what is there, never first deleted, so workers
+that record the same files leave each once, and a database that was restarted in between costs nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Final, Literal
+from functools import partial
+from operator import itemgetter
+from typing import Any, Final, Literal, TypeVar
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    create_engine,
-    delete,
-    event,
-    func,
-    insert,
-    literal,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, exists, func, literal, select, update
 
-_METADATA: Final = MetaData()
-_ITEMS: Final = Table(
-    "items",
-    _METADATA,
-    Column("generation", String, primary_key=True),
-    Column("key", String, primary_key=True),
-    Column("size", BigInteger, nullable=False),
-    Column("mtime_ns", BigInteger, nullable=False),
-    Column("stamp", String, nullable=False),
-    Column("id", String, nullable=False),
-    Column("state", String, nullable=False),
-    Column("content_hash", String),
-    Column("reason", String),
-    Column("detail", String),
-    Column("width", Integer),
-    Column("height", Integer),
-)
-_BUILDS: Final = Table(
-    "builds",
-    _METADATA,
-    Column("generation", String, primary_key=True),
-    Column("base", String),
-    Column("requested_model", String, nullable=False),
-    Column("source", String, nullable=False),
-    Column("promoted", Boolean, nullable=False),
-)
-_RUNS: Final = Table(
-    "runs",
-    _METADATA,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("source", String, nullable=False),
-    Column("started", String, nullable=False),
-    Column("finished", String),
-    Column("outcome", String),
-    Column("generation", String),
-    Column("indexed", Integer),
-    Column("unchanged", Integer),
-    Column("skipped", Integer),
-    Column("deleted", Integer),
-)
-_BUSY_TIMEOUT_S: Final = 30
+from engine.errors import BadUserInput
+from engine.settings import Settings
+from indexing import migrations
+from indexing.database import LONG_S, Database
+from indexing.schema import BUILDS, ITEMS, RUNS
+
+T = TypeVar("T")
+
+FILE: Final = "ledger.sqlite"
+"""The name of the SQLite file in an index's folder."""
+
+_PAGE: Final = 1000
+_PART: Final = 500
+_LONGEST_KEY: Final = 2500  # bytes; a row of PostgreSQL's index on the keys has room for 2,704
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +40,9 @@ class Row:
     """One file of the source.
 
     `stamp` changes with everything beside the file's bytes that its payload is made of: its path and its sidecar.
-    `content_hash`, `width` and `height` are None for a skipped file, `reason` and `detail` for an indexed one.
+    `content_hash`, `width`, `height` (pixels), `taken_at` (RFC 3339) and `metadata`, the words beside a picture, are
+    None for a skipped file, `reason` and `detail` for an indexed one. `path` is where the file lies, for people to
+    read. What an earlier version did not record is None too.
     """
 
     key: str
@@ -93,9 +56,14 @@ class Row:
     detail: str | None = None
     width: int | None = None
     height: int | None = None
+    taken_at: str | None = None
+    path: str | None = None
+    metadata: Mapping[str, Any] | None = None
 
 
-_ROW: Final = [_ITEMS.c[field.name] for field in fields(Row)]
+_WHOLE: Final = [ITEMS.c[field.name] for field in fields(Row)]
+_PLAIN: Final = [column for column in _WHOLE if column is not ITEMS.c.metadata]
+_COPIED: Final = [*_WHOLE, ITEMS.c.recorded_at]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,151 +77,282 @@ class Build:
     promoted: bool
 
 
-class Ledger:
-    """The ledger of one index, in a SQLite file that is made if it is missing."""
+_BUILD: Final = [BUILDS.c[field.name] for field in fields(Build)]
 
-    def __init__(self, path: Path) -> None:
-        self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": _BUSY_TIMEOUT_S})
-        event.listen(self._engine, "connect", _prepare)
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One indexing run, or one worker's part of it. Without an `outcome` it goes on still, or it was killed."""
+
+    id: str
+    source: str
+    started: str
+    finished: str | None
+    outcome: str | None
+    generation: str | None
+    shard_index: int
+    shard_count: int
+    indexed: int | None
+    unchanged: int | None
+    skipped: int | None
+    deleted: int | None
+
+
+_RUN: Final = [RUNS.c[field.name] for field in fields(Run)]
+
+
+class Ledger:
+    """The rows of one index in a database, whose tables it makes or brings up to date. Threads may share it."""
+
+    def __init__(self, database: Database, index_name: str) -> None:
+        self._database = database
+        self._index = index_name
+        migrations.upgrade(database, index_name)
+
+    @classmethod
+    def open(cls, settings: Settings, index_name: str) -> Ledger:
+        """The ledger of an index where the settings say; a SQLite file's folder must be there.
+
+        Raises `LedgerUnavailable` if PostgreSQL does not answer or refuses, and `BadUserInput` for a wrong address.
+        """
+        database = Database.named(settings, settings.index_path / index_name / FILE)
         try:
-            _METADATA.create_all(self._engine)
+            return cls(database, index_name)
         except BaseException:
-            self._engine.dispose()
+            database.close()
             raise
 
+    def hurry(self) -> None:
+        """From now on a database that is away is an error at once: somebody waits for the process to end."""
+        self._database.hurry()
+
     def close(self) -> None:
-        """Lets go of the file."""
-        self._engine.dispose()
+        """Lets go of the database, when what other threads do with it has ended."""
+        self._database.close()
+
+    def erase(self) -> None:
+        """Forgets the index: all its files, generations and runs."""
+
+        def work(connection: Connection) -> None:
+            for table in (ITEMS, BUILDS, RUNS):
+                connection.execute(delete(table).where(table.c.index_name == self._index))
+
+        self._database.write(work, timeout_s=LONG_S)
 
     # ---------------------------------------------------------------- generations
 
     def build(self, generation: str) -> Build | None:
         """What is known of a generation; None if its rows are not here."""
-        with self._engine.connect() as connection:
-            found = connection.execute(select(_BUILDS).where(_BUILDS.c.generation == generation)).one_or_none()
+        query = select(*_BUILD).where(BUILDS.c.index_name == self._index, BUILDS.c.generation == generation)
+        found = self._database.read(lambda connection: connection.execute(query).one_or_none())
         return Build(*found) if found else None
 
     def adopt(self, build: Build) -> None:
-        """Begins to describe a generation, with its base's rows if it has one, all or nothing."""
-        with self._engine.begin() as connection:
-            connection.execute(insert(_BUILDS).values(asdict(build)))
-            if build.base:
-                copied = select(literal(build.generation), *_ROW).where(_ITEMS.c.generation == build.base)
-                connection.execute(
-                    insert(_ITEMS).from_select(["generation", *(column.name for column in _ROW)], copied)
-                )
+        """Begins to describe a generation, with its base's rows if it has one, all or nothing.
+
+        Nothing happens if that was done before: another worker may be at it already.
+        """
+        begin = self._database.insert(BUILDS).values(index_name=self._index, **asdict(build))
+        begin = begin.on_conflict_do_nothing().returning(BUILDS.c.generation)  # a row only if there was none
+        base = select(literal(self._index), literal(build.generation), *_COPIED).where(*self._of(build.base or ""))
+        names = ["index_name", "generation", *(column.name for column in _COPIED)]
+        copied = ITEMS.insert().from_select(names, base)
+
+        def work(connection: Connection) -> None:
+            if connection.scalar(begin) and build.base:
+                connection.execute(copied)
+
+        self._database.write(work, timeout_s=LONG_S)
 
     def name_model(self, generation: str, requested: str) -> None:
         """Notes by which name the settings ask for a generation's model now."""
-        with self._engine.begin() as connection:
-            connection.execute(
-                update(_BUILDS).where(_BUILDS.c.generation == generation).values(requested_model=requested)
-            )
+        self._change_build(generation, requested_model=requested)
 
     def mark_promoted(self, generation: str) -> None:
         """Notes that a generation has served: a later rollback from it is somebody's wish and is not undone."""
-        with self._engine.begin() as connection:
-            connection.execute(update(_BUILDS).where(_BUILDS.c.generation == generation).values(promoted=True))
+        self._change_build(generation, promoted=True)
 
     def builds(self) -> list[Build]:
         """Every generation described here."""
-        with self._engine.connect() as connection:
-            return [Build(*found) for found in connection.execute(select(_BUILDS).order_by(_BUILDS.c.generation))]
+        query = select(*_BUILD).where(BUILDS.c.index_name == self._index).order_by(BUILDS.c.generation)
+        return self._database.read(lambda connection: [Build(*found) for found in connection.execute(query)])
 
-    def forget(self, generations: Sequence[str]) -> list[str]:
-        """Drops the rows of generations and returns the content hashes that no other generation has."""
-        if not generations:
-            return []
-        dropped = _ITEMS.c.generation.in_(generations)
-        others = _ITEMS.alias()
-        kept = select(others.c.content_hash).where(
-            others.c.generation.not_in(generations), others.c.content_hash.is_not(None)
+    def only_in(self, generations: Sequence[str]) -> list[str]:
+        """The content hashes that these generations have and no other one has."""
+        others = ITEMS.alias()
+        elsewhere = exists().where(
+            others.c.index_name == self._index,
+            others.c.content_hash == ITEMS.c.content_hash,
+            others.c.generation.not_in(generations),
         )
-        lost = (
-            select(_ITEMS.c.content_hash)
+        query = (
+            select(ITEMS.c.content_hash)
             .distinct()
-            .where(dropped, _ITEMS.c.content_hash.is_not(None), _ITEMS.c.content_hash.not_in(kept))
+            .where(
+                ITEMS.c.index_name == self._index,
+                ITEMS.c.generation.in_(generations),
+                ITEMS.c.content_hash.is_not(None),
+                ~elsewhere,
+            )
         )
-        with self._engine.begin() as connection:
-            hashes = list(connection.scalars(lost))
-            connection.execute(delete(_ITEMS).where(dropped))
-            connection.execute(delete(_BUILDS).where(_BUILDS.c.generation.in_(generations)))
-        return hashes
+        return self._database.read(lambda connection: list(connection.scalars(query)), timeout_s=LONG_S)
+
+    def forget(self, generations: Sequence[str]) -> None:
+        """Drops the rows of generations."""
+
+        def work(connection: Connection) -> None:
+            for table in (ITEMS, BUILDS):
+                connection.execute(
+                    delete(table).where(table.c.index_name == self._index, table.c.generation.in_(generations))
+                )
+
+        self._database.write(work, timeout_s=LONG_S)
 
     # ---------------------------------------------------------------- items
 
-    def rows(self, generation: str) -> Iterator[Row]:
-        """A generation's files, sorted by key."""
-        query = select(*_ROW).where(_ITEMS.c.generation == generation).order_by(_ITEMS.c.key)
-        with self._engine.connect() as connection:
-            for found in connection.execution_options(yield_per=1000).execute(query):
-                yield Row(*found)
+    def rows(self, generation: str, *, whole: bool = False) -> Iterator[Row]:
+        """A generation's files, sorted by key; with their metadata only if `whole`, for it can be large.
 
-    def record(self, generation: str, rows: Sequence[Row]) -> None:
-        """Writes rows, each in place of what was known of its file, all or nothing."""
-        if not rows:
-            return
-        keys = [row.key for row in rows]
-        with self._engine.begin() as connection:
-            for start in range(0, len(keys), 500):
-                part = keys[start : start + 500]
-                connection.execute(delete(_ITEMS).where(_ITEMS.c.generation == generation, _ITEMS.c.key.in_(part)))
-            connection.execute(insert(_ITEMS), [{"generation": generation, **_values(row)} for row in rows])
-
-    def remove(self, generation: str, keys: Sequence[str]) -> None:
-        """Forgets files that are gone."""
-        with self._engine.begin() as connection:
-            for start in range(0, len(keys), 500):
-                part = keys[start : start + 500]
-                connection.execute(delete(_ITEMS).where(_ITEMS.c.generation == generation, _ITEMS.c.key.in_(part)))
+        They are read page by page, each in a transaction of its own, so a listing may take as long as it likes.
+        """
+        columns = _WHOLE if whole else _PLAIN
+        for found in self._listing(select(*columns).where(*self._of(generation))):
+            yield Row(*found)
 
     def indexed(self, generation: str) -> dict[str, str]:
         """The ids of a generation's vectors, each with its file's key."""
-        query = select(_ITEMS.c.id, _ITEMS.c.key).where(_ITEMS.c.generation == generation, _ITEMS.c.state == "indexed")
-        with self._engine.connect() as connection:
-            return dict(connection.execute(query).all())
+        query = select(ITEMS.c.id, ITEMS.c.key).where(*self._of(generation), ITEMS.c.state == "indexed")
+        return {found.id: found.key for found in self._listing(query)}
+
+    def record(self, generation: str, rows: Sequence[Row]) -> None:
+        """Writes rows, each in place of what was known of its file, all or nothing.
+
+        Raises `BadUserInput` for a key that is too long for PostgreSQL.
+        """
+        if not rows:
+            return
+        now = _now()
+        # Sorted, so that workers with the same files wait for each other instead of locking each other out.
+        values = [
+            {"index_name": self._index, "generation": generation, "recorded_at": now, **_values(row)}
+            for row in sorted(rows, key=lambda row: row.key)
+        ]
+        if self._database.dialect == "postgresql":
+            _refuse_long_keys(rows)
+        put = self._database.insert(ITEMS)
+        put = put.on_conflict_do_update(
+            index_elements=list(ITEMS.primary_key),
+            set_={column.name: put.excluded[column.name] for column in _COPIED if not column.primary_key},
+        )
+        self._database.write(lambda connection: connection.execute(put, values))
+
+    def touch(self, generation: str, rows: Sequence[Row]) -> None:
+        """Notes the time (`mtime_ns`) of files whose content is the same."""
+        where = (*self._of(generation), ITEMS.c.key == bindparam("at"), ITEMS.c.content_hash == bindparam("content"))
+        change = update(ITEMS).where(*where).values(mtime_ns=bindparam("time"))
+        times = [{"at": row.key, "content": row.content_hash, "time": row.mtime_ns} for row in rows]
+        for part in _parts(sorted(times, key=itemgetter("at"))):
+            self._database.write(partial(Connection.execute, statement=change, parameters=part))
+
+    def remove(self, generation: str, keys: Sequence[str]) -> None:
+        """Forgets files that are gone."""
+        for part in _parts(sorted(keys)):
+            gone = delete(ITEMS).where(*self._of(generation), ITEMS.c.key.in_(part))
+            self._database.write(partial(Connection.execute, statement=gone))
 
     def skipped(self, generation: str) -> dict[str, list[str]]:
         """The skipped files of a generation by reason, sorted."""
         query = (
-            select(_ITEMS.c.reason, _ITEMS.c.key)
-            .where(_ITEMS.c.generation == generation, _ITEMS.c.state == "skipped")
-            .order_by(_ITEMS.c.reason, _ITEMS.c.key)
+            select(ITEMS.c.reason, ITEMS.c.key)
+            .where(*self._of(generation), ITEMS.c.state == "skipped")
+            .order_by(ITEMS.c.reason, ITEMS.c.key)
         )
         by_reason: dict[str, list[str]] = {}
-        with self._engine.connect() as connection:
-            for reason, key in connection.execute(query):
-                by_reason.setdefault(reason, []).append(key)
+        for reason, key in self._database.read(partial(_fetch, query=query), timeout_s=LONG_S):
+            by_reason.setdefault(reason, []).append(key)
         return by_reason
 
     def counts(self, generation: str) -> dict[str, int]:
         """How many files a generation has in each state."""
-        query = select(_ITEMS.c.state, func.count()).where(_ITEMS.c.generation == generation).group_by(_ITEMS.c.state)
-        with self._engine.connect() as connection:
-            return {"indexed": 0, "skipped": 0, **dict(connection.execute(query).all())}
+        query = select(ITEMS.c.state, func.count().label("files")).where(*self._of(generation)).group_by(ITEMS.c.state)
+        counted = self._database.read(partial(_fetch, query=query), timeout_s=LONG_S)
+        return {"indexed": 0, "skipped": 0, **{found.state: found.files for found in counted}}
 
     # ---------------------------------------------------------------- runs
 
-    def start_run(self, source: str) -> int:
-        """Notes that a run has begun; one that was killed keeps no outcome."""
-        with self._engine.begin() as connection:
-            made = connection.execute(insert(_RUNS).values(source=source, started=_now()))
-            return int(made.inserted_primary_key[0]) if made.inserted_primary_key else 0
+    def start_run(
+        self, source: str, *, generation: str | None = None, shard_index: int = 0, shard_count: int = 1
+    ) -> str:
+        """Notes that a run has begun, of a part of the source if there are several shards; returns its id."""
+        run = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(4)}"
+        begun = self._database.insert(RUNS).values(
+            id=run,
+            index_name=self._index,
+            source=source,
+            started=_now(),
+            generation=generation,
+            shard_index=shard_index,
+            shard_count=shard_count,
+        )
+        self._database.write(lambda connection: connection.execute(begun.on_conflict_do_nothing()))
+        return run
 
-    def end_run(self, run: int, outcome: str, **facts: Any) -> None:
+    def end_run(self, run: str, outcome: str, **facts: Any) -> None:
         """Notes how a run ended: `facts` are the columns generation, indexed, unchanged, skipped, deleted."""
-        with self._engine.begin() as connection:
-            connection.execute(update(_RUNS).where(_RUNS.c.id == run).values(finished=_now(), outcome=outcome, **facts))
+        ended = update(RUNS).where(RUNS.c.id == run).values(finished=_now(), outcome=outcome, **facts)
+        self._database.write(lambda connection: connection.execute(ended))
+
+    def runs(self) -> list[Run]:
+        """Every run of this index, in the order in which they began."""
+        query = select(*_RUN).where(RUNS.c.index_name == self._index).order_by(RUNS.c.started, RUNS.c.id)
+        return self._database.read(lambda connection: [Run(*found) for found in connection.execute(query)])
+
+    # ---------------------------------------------------------------- how it is asked
+
+    def _of(self, generation: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+        return ITEMS.c.index_name == self._index, ITEMS.c.generation == generation
+
+    def _change_build(self, generation: str, **values: Any) -> None:
+        where = (BUILDS.c.index_name == self._index, BUILDS.c.generation == generation)
+        change = update(BUILDS).where(*where).values(**values)
+        self._database.write(lambda connection: connection.execute(change))
+
+    def _listing(self, query: Select[Any]) -> Iterator[Any]:
+        """What a query on one generation finds, sorted by key: each page begins after the last key of the one before.
+
+        So no transaction stays open while the reader works, and none that is lost has to start from the first file.
+        """
+        after = ""
+        while True:
+            page = query.where(ITEMS.c.key > after).order_by(ITEMS.c.key).limit(_PAGE)
+            found = self._database.read(partial(_fetch, query=page))
+            yield from found
+            if len(found) < _PAGE:
+                return
+            after = found[-1].key
+
+
+def _fetch(connection: Connection, query: Select[Any]) -> Sequence[Any]:
+    return connection.execute(query).all()
 
 
 def _values(row: Row) -> dict[str, Any]:
-    return {column.name: getattr(row, column.name) for column in _ROW}  # dataclasses.asdict copies deeply
+    return {column.name: getattr(row, column.name) for column in _WHOLE}  # dataclasses.asdict copies deeply
+
+
+def _parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """So many at a time as a statement and a short transaction take."""
+    return (values[start : start + _PART] for start in range(0, len(values), _PART))
+
+
+def _refuse_long_keys(rows: Sequence[Row]) -> None:
+    for row in rows:
+        if len(row.key) > _LONGEST_KEY // 4 and len(row.key.encode()) > _LONGEST_KEY:
+            raise BadUserInput(
+                f"The path of {row.key[:100]}... inside the source has {len(row.key.encode())} bytes, PostgreSQL takes "
+                f"{_LONGEST_KEY}. Move the file to a shorter path, or leave INDEX_DATABASE_URL empty."
+            )
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _prepare(connection: Any, _: Any) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")

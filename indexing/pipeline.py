@@ -19,7 +19,7 @@ from typing import Final, NoReturn, Protocol
 from sqlalchemy.exc import SQLAlchemyError
 
 import engine
-from engine.errors import IndexCorrupt, SightlineError, SourceError
+from engine.errors import IndexCorrupt, LedgerUnavailable, SightlineError, SourceError
 from engine.generations import Generation, GenerationStore
 from engine.indexes.edge import EdgeIndex
 from engine.ports import Encoder, Point
@@ -37,7 +37,6 @@ from indexing.workers import DECODER, DecoderPool
 from observability.metrics import indexing_images
 
 MANIFEST: Final = "manifest.json"
-LEDGER: Final = "ledger.sqlite"
 
 _ATTEMPTS: Final = 2
 
@@ -105,12 +104,14 @@ async def index(
     store = GenerationStore(settings.index_path, index_name)
     try:
         with store.lock():
-            ledger = Ledger(store.folder / LEDGER)
+            ledger = await asyncio.to_thread(Ledger.open, settings, index_name)
             try:
                 run = _Run(source, settings, encoder_factory, index_name, progress, decoder, store, ledger)
                 report = await run.go()
             finally:
-                ledger.close()
+                await asyncio.to_thread(ledger.close)
+    except LedgerUnavailable:  # whose disk may be full too, and is another one
+        raise
     except (OSError, SQLAlchemyError, SightlineError) as error:
         _explain_full_disk(error, settings.index_path)
         raise
@@ -140,23 +141,28 @@ class _Run:
     async def go(self) -> Report:
         """The whole run, noted in the ledger however it ends."""
         self.report = Report(self.index_name, str(self.source.path))
-        number = self.ledger.start_run(self.report.source)
+        run = self.ledger.start_run(self.report.source)
         outcome = "failed"
         try:
             await self._run()
             outcome = "done"
         except (asyncio.CancelledError, KeyboardInterrupt):
             outcome = "interrupted"
+            self.ledger.hurry()
+            raise
+        except LedgerUnavailable:
+            self.ledger.hurry()
             raise
         finally:
             if self.vectors:
                 with suppress(SightlineError):  # what goes on is told by the error on its way
                     await self.vectors.close()
-            with suppress(SQLAlchemyError):
+            with suppress(SQLAlchemyError, SightlineError):
                 report = self.report
                 skipped = sum(map(len, report.skipped.values()))
-                self.ledger.end_run(
-                    number,
+                await asyncio.to_thread(
+                    self.ledger.end_run,
+                    run,
                     outcome,
                     generation=report.generation or None,
                     indexed=report.indexed,
@@ -212,8 +218,10 @@ class _Run:
     def _forget(self) -> None:
         """Drops the rows of generations that are no more, and the thumbnails that only they had."""
         there = {generation.id for generation in self.store.list()}
-        lost = self.ledger.forget([build.generation for build in self.ledger.builds() if build.generation not in there])
-        remove_thumbnails(self.store.folder, lost)
+        gone = [build.generation for build in self.ledger.builds() if build.generation not in there]
+        if gone:
+            remove_thumbnails(self.store.folder, self.ledger.only_in(gone))
+            self.ledger.forget(gone)
 
     def _choose(self) -> None:
         """Sets `reference`: the unfinished generation, or the serving one, or none, whichever has the wanted model."""
@@ -257,7 +265,7 @@ class _Run:
             if self.reference != before:
                 plan = await asyncio.to_thread(self._compare)
         if self.reference and plan.touched:
-            self.ledger.record(self.reference.id, plan.touched)
+            self.ledger.touch(self.reference.id, plan.touched)
         return plan
 
     def _compare(self) -> Plan:
@@ -303,7 +311,7 @@ class _Run:
             await vectors.delete(lost)
             self.progress.stage("recording")
         if self.reference:
-            self.ledger.record(self.reference.id, rows)
+            await asyncio.to_thread(self.ledger.record, self.reference.id, rows)
         else:
             self.held += rows
         self.report.indexed += len(points)
@@ -311,7 +319,8 @@ class _Run:
 
     def _describe(self, batch: Sequence[Entry]) -> tuple[list[Row], list[Point]]:
         points = [entry.point(self.index_name) for entry in batch]
-        return [entry.row(self.index_name) for entry in batch], [point for point in points if point]
+        rows = [entry.row(self.index_name, point) for entry, point in zip(batch, points, strict=True)]
+        return rows, [point for point in points if point]
 
     async def _begin(self) -> EdgeIndex:
         """The vectors of the generation being built, which is begun or opened with the first write to it."""
@@ -330,9 +339,8 @@ class _Run:
         else:
             self.vectors = EdgeIndex.create(generation.shard, model.dimension, self.settings)
         requested = _requested_model(self.settings)
-        self.ledger.adopt(
-            Build(generation.id, base.id if base else None, requested, self.report.source, promoted=False)
-        )
+        build = Build(generation.id, base.id if base else None, requested, self.report.source, promoted=False)
+        await asyncio.to_thread(self.ledger.adopt, build)
         self.ledger.record(generation.id, self.held)
         self.held = []
         self.reference, self.building = generation, True

@@ -175,14 +175,15 @@ async def _write(entries: list[Entry], settings: Settings, encoder: Encoder) -> 
     """Thumbnails, vectors and ledger alone, in the batches of a run."""
     root = settings.index_path / "written"
     index = EdgeIndex.create(root / "shard", encoder.model.dimension, settings)
-    ledger = Ledger(root / "ledger.sqlite")
+    ledger = Ledger.open(settings, root.name)
     ledger.adopt(Build(_NAME, None, "", "", promoted=False))
     clock = _Clock()
     for start in range(0, len(entries), settings.index_batch_size):
         batch = entries[start : start + settings.index_batch_size]
         write_thumbnails(root, batch)
-        await index.upsert([point for entry in batch if (point := entry.point(_NAME))])
-        ledger.record(_NAME, [entry.row(_NAME) for entry in batch])
+        points = [entry.point(_NAME) for entry in batch]
+        await index.upsert([point for point in points if point])
+        ledger.record(_NAME, [entry.row(_NAME, point) for entry, point in zip(batch, points, strict=True)])
     stage = clock.stage("writing alone", len(entries))
     await index.close()
     ledger.close()

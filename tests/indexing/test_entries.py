@@ -32,10 +32,12 @@ def test_ids_never_change():
 def test_row_and_point_of_a_picture_have_one_id():
     """The ledger and the index speak of the same thing."""
     encoded = entry().encoded(np.ones(4, dtype=np.float32) / 2)
-    row, point = encoded.row("pets"), encoded.point("pets")
+    point = encoded.point("pets")
     assert point
+    row = encoded.row("pets", point)
     assert row.id == point.id
     assert row.content_hash == point.payload["contentHash"] == HASH
+    assert (row.path, row.metadata) == (point.payload["filePath"], point.payload["metadata"])
     assert point.vector is encoded.vector
 
 
@@ -43,12 +45,13 @@ def test_what_is_no_picture_has_a_reason_and_no_point():
     """A bad file is in the ledger only."""
     bad = entry(Failure(Reason.CORRUPT, "why"))
     assert bad.point("pets") is None
-    assert (bad.row("pets").reason, bad.row("pets").detail) == ("corrupt", "why")
+    row = bad.row("pets", None)
+    assert (row.reason, row.detail, row.path) == ("corrupt", "why", "/pictures/in/a.jpg")
 
 
 def test_a_picture_that_became_bad_names_what_has_to_go():
     """Only if it was in the index before."""
-    known = entry().row("pets")
+    known = entry().row("pets", entry().point("pets"))
     assert entry(Failure(Reason.CORRUPT), known).lost_id == known.id
     assert entry(Failure(Reason.CORRUPT)).lost_id is None
     assert entry(PICTURE, known).lost_id is None

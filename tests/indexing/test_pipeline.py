@@ -1,25 +1,33 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
 
-from engine.errors import SourceError
+from engine.errors import LedgerUnavailable, SourceError
 from engine.generations import GenerationStore
 from engine.indexes.edge import EdgeIndex
 from engine.ports import Encoder
 from engine.settings import Settings
+from indexing import migrations
+from indexing.database import Database
 from indexing.decode import Reason
+from indexing.ledger import FILE, Ledger
 from indexing.pipeline import Report, index
 from indexing.sources import FolderSource
 from tests.support.encoders import WordEncoder
 from tests.support.pictures import Contents, contents, paint, paint_many
+from tests.support.postgres import Postgres
 
 NAME = "pets"
 
@@ -51,10 +59,14 @@ class Bench:
         self.seen: list[str] = []
 
     async def run(
-        self, encoder: Callable[[], Encoder] = WordEncoder, source: Path | None = None, **settings: Any
+        self,
+        encoder: Callable[[], Encoder] = WordEncoder,
+        source: Path | None = None,
+        progress: Silent | None = None,
+        **settings: Any,
     ) -> Report:
         """Indexes `source`; `settings` are changed for this run."""
-        progress = Silent()
+        progress = progress or Silent()
         report = await index(
             FolderSource(source or self.source),
             settings=self.settings.model_copy(update=settings),
@@ -330,3 +342,127 @@ async def test_a_source_that_lost_its_pictures_leaves_the_serving_index(bench: B
         await bench.run()
     assert (await bench.contents()).generation == before.generation
     assert bench.generations == [before.generation]
+
+
+# ---------------------------------------------------------------- the catalogue
+
+
+async def test_the_catalogue_says_of_every_file_what_is_known(bench: Bench):
+    """A picture's facts and words, a bad file's reason, and the run."""
+    path = paint(bench.source / "a.png", size=(60, 40))
+    (bench.source / "a.json").write_text('{"category": "animals"}')
+    (bench.source / "words.jpg").write_text("no picture")
+    report = await bench.run()
+    ledger = Ledger.open(bench.settings, NAME)
+    picture, bad = ledger.rows(report.generation, whole=True)
+    (run,) = ledger.runs()
+    ledger.close()
+    assert (picture.state, picture.path, picture.width, picture.height) == ("indexed", str(path), 60, 40)
+    assert (picture.size, picture.metadata) == (path.stat().st_size, {"category": "animals"})
+    assert (bad.state, bad.reason, bad.path) == ("skipped", "not_an_image", str(bench.source / "words.jpg"))
+    assert (run.outcome, run.generation, run.indexed, run.skipped) == ("done", report.generation, 1, 1)
+
+
+async def test_a_touched_file_keeps_its_words_in_the_catalogue(bench: Bench):
+    """Its row has the new time, and all else that was known."""
+    path = paint(bench.source / "a.png")
+    (bench.source / "a.json").write_text('{"category": "animals"}')
+    await bench.run()
+    os.utime(path, (1, 1))
+    report = await bench.run(no_encoder)
+    ledger = Ledger.open(bench.settings, NAME)
+    (picture,) = ledger.rows(report.generation, whole=True)
+    ledger.close()
+    assert (picture.mtime_ns, picture.metadata) == (10**9, {"category": "animals"})
+
+
+async def test_an_index_of_the_first_release_goes_on_where_it_is(bench: Bench):
+    """Its ledger is brought up to date, and no picture is encoded again."""
+    paint_many(bench.source, 3)
+    (bench.source / "words.txt").write_text("no picture")
+    before = await bench.run()
+    database = Database.named(bench.settings, bench.settings.index_path / NAME / FILE)
+    migrations.downgrade(database, "0001")
+    database.write(lambda connection: connection.execute(text("DROP TABLE alembic_version")))
+    database.close()
+    report = await bench.run(no_encoder)
+    assert (report.unchanged, report.indexed, report.generation) == (3, 0, before.generation)
+    paint(bench.source / "new.png")
+    report = await bench.run()
+    assert (report.unchanged, report.indexed, bench.seen) == (3, 1, ["new.png"])
+
+
+@pytest.mark.programs
+async def test_an_index_with_its_ledger_in_postgresql(bench: Bench, postgresql: Settings):
+    """It equals one with a SQLite file, runs on unchanged, follows changes, and leaves no file behind."""
+    paint_many(bench.source, 20)
+    (bench.source / "words.jpg").write_text("no picture")
+    await bench.run()
+    wanted = (await bench.contents()).manifest
+    bench.settings = postgresql.model_copy(update={"index_workers": 1, "index_batch_size": 8})
+    await bench.run()
+    assert (await bench.contents()).manifest == wanted
+    report = await bench.run(no_encoder)
+    assert (report.indexed, report.unchanged, report.changed) == (0, 20, False)
+    paint(bench.source / "new.png")
+    (bench.source / "001.png").unlink()
+    report = await bench.run()
+    assert (report.indexed, report.deleted, report.unchanged) == (1, 1, 19)
+    assert not (bench.settings.index_path / NAME / FILE).exists()
+
+
+async def test_a_full_disk_of_the_database_is_not_taken_for_the_index_s(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    """The error names the database, whose disk is on another machine."""
+    paint(bench.source / "a.png")
+
+    def full(*_: object) -> None:
+        raise LedgerUnavailable("PostgreSQL at db/pictures refuses") from OSError(errno.ENOSPC, "No space left")
+
+    monkeypatch.setattr(Ledger, "record", full)
+    with pytest.raises(LedgerUnavailable, match="PostgreSQL at db/pictures"):
+        await bench.run()
+
+
+class Killing(Silent):
+    """Kills PostgreSQL whenever something is about to be recorded, and has it started again in the background."""
+
+    def __init__(self, server: Postgres) -> None:
+        super().__init__()
+        self._server = server
+        self._thread = ThreadPoolExecutor(1)
+        self._started: list[Future[None]] = []
+
+    def stage(self, name: str) -> None:
+        """Counts kills by the starts."""
+        if name in {"recording", "beginning", "promoted"} and len(self._started) < 5:
+            self.wait()
+            self._server.kill()
+            self._started.append(self._thread.submit(self._server.start))
+
+    def wait(self) -> int:
+        """Until it was started as often as it was killed, which is how often."""
+        for start in self._started:
+            start.result(120)
+        return len(self._started)
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._thread.shutdown()
+
+
+@pytest.mark.programs
+async def test_a_postgresql_killed_during_a_run_costs_nothing(bench: Bench):
+    """The run waits until it is back, and ends like any other; the next one has nothing to do."""
+    paint_many(bench.source, 30)
+    with Postgres(durable=True) as server:
+        url = SecretStr(server.url(server.create()))
+        progress = Killing(server)
+        try:
+            report = await bench.run(progress=progress, index_database_url=url)
+            assert progress.wait() == 5
+        finally:
+            progress.close()
+        assert (report.indexed, report.total) == (30, 30)
+        report = await bench.run(no_encoder, index_database_url=url)
+        assert (report.unchanged, report.changed) == (30, False)
+    assert len((await bench.contents()).points) == 30
