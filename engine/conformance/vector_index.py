@@ -407,7 +407,7 @@ async def closing_twice_is_harmless(make: Make) -> None:
     await index.close()
 
 
-async def a_built_graph_finds_what_comparing_everything_finds(make: Make) -> None:
+async def the_nearest_are_found_after_optimize(make: Make) -> None:
     """2,000 clustered points after `optimize`: recall@10 at least 0.97, exact searches agree with the truth."""
     rng = np.random.default_rng(5)
     centres = rng.standard_normal((20, 64))
@@ -439,7 +439,7 @@ WRITING: Final[tuple[Callable[[Make], Awaitable[None]], ...]] = (
     vectors_of_another_shape_are_refused,
     payloads_that_are_not_json_are_refused,
     closing_twice_is_harmless,
-    a_built_graph_finds_what_comparing_everything_finds,
+    the_nearest_are_found_after_optimize,
 )
 
 

@@ -29,10 +29,11 @@ class QdrantServer:
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "tests.support.qdrant_server"),
-                *("--data", str(self.data), "--port", str(self.port), "--api-key", self._api_key),
+                *("--data", str(self.data), "--port", str(self.port), "--api-key", self._api_key, "--attached"),
             ],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,  # closed when this process is gone, however it ends
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -74,7 +75,5 @@ class QdrantServer:
         if self._process is None:
             return
         self._process.send_signal(how)
-        self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._process.communicate()
         self._process = None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.conformance.vector_index import DIMENSION, POINTS, READING, WRITING, Make
+from engine.indexes import qdrant
 from engine.indexes.edge import EdgeIndex
 from engine.indexes.exact import ExactIndex
 from engine.indexes.process import ProcessIndex
@@ -39,6 +40,14 @@ async def new_index(engine: str, folder: Path, dimension: int, server: QdrantSer
             return await ProcessIndex.create(folder, dimension, SETTINGS)
         case _:
             return await QdrantIndex.create(f"contract-{uuid.uuid4()}", dimension, server.settings())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def graphs_over_little() -> Iterator[None]:
+    """Has the server build graphs over what these tests write, which it would otherwise just compare."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qdrant, "_GRAPH_FROM_KB", 1)
+        yield
 
 
 @pytest.fixture(scope="module", params=["fresh", "optimized"])

@@ -10,13 +10,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import numpy as np
 import pytest
 
 from engine.errors import BadUserInput, IndexCorrupt, IndexNotFound, IndexUnavailable, Overloaded
 from engine.indexes import qdrant
 from engine.indexes.qdrant import QdrantIndex
-from engine.indexes.qdrant_connection import QdrantConnection
+from engine.indexes.qdrant_connection import QdrantConnection, _lost, _retry_after_ms
 from engine.indexes.qdrant_stubs import pb
 from engine.ports import Hit, Point, VectorQuery
 from engine.settings import Settings
@@ -343,6 +345,28 @@ async def test_creating_is_not_tried_twice(server: QdrantServer):
     server.plan(reset=1, method="Collections/Create")
     with pytest.raises(IndexUnavailable, match="does not answer"):
         await QdrantIndex.create("once", 16, server.settings())
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "lost"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "Socket closed", True),
+        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2", True),
+        (grpc.StatusCode.INTERNAL, "Service internal error: no space left", False),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", False),
+    ],
+)
+def test_a_call_is_lost_only_with_its_connection(code: grpc.StatusCode, details: str, lost: bool):  # noqa: FBT001
+    """Proxies reset a stream where a server would close its connection; an error of the server's own is no loss."""
+    assert _lost(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)) is lost
+
+
+@pytest.mark.parametrize(("told", "wait_ms"), [("3", 3000), ("0.5", 500), ("soon", 1000), (None, 1000)])
+def test_who_is_limited_hears_when_to_come_back(told: str | None, wait_ms: int):
+    """As long as the server says, or a second."""
+    trailing = grpc.aio.Metadata() if told is None else grpc.aio.Metadata(("retry-after", told))
+    error = grpc.aio.AioRpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.aio.Metadata(), trailing)
+    assert _retry_after_ms(error) == wait_ms
 
 
 async def test_a_server_that_limits_us_is_overloaded(server: QdrantServer, index: QdrantIndex):
