@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
+from rich.text import Text
 
 from engine.errors import BadUserInput, SightlineError
 from engine.settings import Settings, settings
@@ -200,6 +201,41 @@ def plan(  # noqa: PLR0913, PLR0917 - each is an option that a person may name
         _print_json(made.as_json())
     else:
         show(made, out)
+
+
+@app.command()
+def check(as_json: AsJson = False) -> None:
+    """Check the servers that the settings name, such as QDRANT_URL: can Sightline rely on them, and if not, why not.
+
+    Works in places of its own with random names and removes them again. Exit status 1 when anything does not hold.
+    """
+    from engine.conformance.check import Verdict, parts, verdicts
+
+    current = settings()
+    named = parts(current)
+    table = Table("part", "check", "holds", "reason", box=None, header_style="dim")
+    table.columns[3].overflow = "fold"
+    found: list[Verdict] = []
+
+    async def run() -> None:
+        for part in named:
+            with Console(stderr=True).status(f"Checking {part.name} at {part.where}"):
+                found.extend([verdict async for verdict in verdicts(part, current)])
+
+    asyncio.run(run())
+    broken = [verdict for verdict in found if not verdict.holds]
+    if as_json:
+        _print_json({"holds": not broken, "checks": [asdict(verdict) for verdict in found]})
+    elif not named:
+        out.print("Nothing to check: the settings name no server, so everything is in this process.")
+    else:
+        for verdict in found:
+            table.add_row(
+                verdict.part, verdict.check, "yes" if verdict.holds else "[red]no[/red]", Text(verdict.reason)
+            )
+        out.print(table)
+        out.print(f"{len(found) - len(broken)} of {len(found)} hold.")
+    raise typer.Exit(1 if broken else 0)
 
 
 @app.command("settings")

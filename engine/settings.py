@@ -115,6 +115,40 @@ class Settings(BaseSettings):
         0.99, gt=0.5, le=1, description="Quantile of values kept by int8 quantization; the rest is clipped."
     )
 
+    qdrant_url: str = Field(
+        "",
+        pattern=r"^(https?://[^/\s]+)?$",
+        description="gRPC address of a Qdrant server, http://host:6334, or https:// for TLS with the system's "
+        "certificates (GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names others). Empty for the embedded Qdrant Edge.",
+    )
+    qdrant_api_key: SecretStr = Field(
+        SecretStr(""), description="API key of the Qdrant server; it needs to read and write. Empty for none."
+    )
+    qdrant_timeout_s: float = Field(
+        5.0,
+        gt=0,
+        description="Seconds that a read at Qdrant may take, its retry included. Less than API_REQUEST_TIMEOUT_S, so "
+        "that clients hear what was slow. Writes get six times that: they wait until the replicas have them.",
+    )
+    qdrant_pool: int = Field(
+        3,
+        ge=1,
+        le=64,
+        description="Connections to Qdrant. Calls share them; several keep a large answer from delaying small ones.",
+    )
+    qdrant_shards: int = Field(
+        1, ge=1, le=1024, description="Shards of a new collection. One a node spreads an index over a cluster."
+    )
+    qdrant_replicas: int = Field(
+        1, ge=1, le=64, description="Copies of each shard of a new collection. 2 and more survive the loss of a node."
+    )
+    qdrant_write_consistency: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Copies that must have a write before it counts. More are safer and stop writes while one is away.",
+    )
+
     cache_max_bytes: int = Field(
         64 * 1024 * 1024, ge=0, description="Bytes of answers remembered in this process; 0 remembers nothing."
     )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import qdrant_edge as edge
 
-from engine.filters import parse_date, validate
-from engine.ports import And, Filter, Match, Not, Or, Range
+from engine.indexes.filter_walk import walk
+from engine.ports import Filter
 
 _NEVER: Final = edge.Filter(must=[edge.HasIdCondition(set())])
 
 
-class _Boolean:
+class Boolean:
     """A truth value that Edge takes for one.
 
     Edge reads a Python bool as the integer 0 or 1, which matches no stored boolean. NumPy's scalar booleans, which it
@@ -26,50 +28,43 @@ class _Boolean:
         return self._value
 
 
-_Boolean.__name__ = "bool_"
-_Boolean.__module__ = "numpy"
+Boolean.__name__ = "bool_"
+Boolean.__module__ = "numpy"
 
 
 def translate(filter: Filter | None) -> edge.Filter | None:
     """The same filter as an Edge object. Raises `BadUserInput` for what no index can answer."""
-    if filter is None:
-        return None
-    validate(filter)
-    return _tree(filter)
+    return None if filter is None else edge.Filter(must=[walk(filter, _Terms())])
 
 
-def _tree(node: Filter) -> edge.Filter:
-    match node:
-        case Match(field, values):
-            return edge.Filter(should=_equals(field, values)) if values else _NEVER
-        case Range("takenAt", gte, lte) if not isinstance(gte, str) and not isinstance(lte, str):
-            return _NEVER  # its payload index would compare the number with microseconds since 1970
-        case Range(field, gte, lte):
-            return edge.Filter(must=[edge.FieldCondition(field, range=_range(gte, lte))])
-        case And(filters):
-            return edge.Filter(must=[_tree(child) for child in filters])
-        case Or(filters):
-            return edge.Filter(should=[_tree(child) for child in filters]) if filters else _NEVER
-        case Not(child):
-            return edge.Filter(must_not=[_tree(child)])
+class _Terms:
+    """Edge's conditions."""
+
+    def texts(self, field: str, values: Sequence[str]) -> Any:
+        return edge.FieldCondition(field, match=edge.MatchAny(list(values)))
+
+    def integers(self, field: str, values: Sequence[int]) -> Any:
+        return edge.FieldCondition(field, match=edge.MatchAny(list(values)))
+
+    def boolean(self, field: str, value: bool) -> Any:  # noqa: FBT001 - it is what the condition is about
+        disguised: Any = Boolean(value)
+        return edge.FieldCondition(field, match=edge.MatchValue(disguised))
+
+    def numbers(self, field: str, gte: float | None, lte: float | None) -> Any:
+        return edge.FieldCondition(field, range=edge.RangeFloat(gte=gte, lte=lte))
+
+    def dates(self, field: str, gte: datetime | None, lte: datetime | None) -> Any:
+        return edge.FieldCondition(field, range=edge.RangeDateTime(gte=_written(gte), lte=_written(lte)))
+
+    def every(self, conditions: Sequence[Any]) -> Any:
+        return edge.Filter(must=list(conditions))
+
+    def some(self, conditions: Sequence[Any]) -> Any:
+        return edge.Filter(should=list(conditions)) if conditions else _NEVER
+
+    def none(self, condition: Any) -> Any:
+        return edge.Filter(must_not=[condition])
 
 
-def _equals(field: str, values: tuple[str | int | bool, ...]) -> list[Any]:
-    """One condition for the texts, one for the integers, one for each boolean: Edge's lists hold one type."""
-    texts = [value for value in values if isinstance(value, str)]
-    integers = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
-    booleans: list[Any] = [_Boolean(value) for value in values if isinstance(value, bool)]
-    matches: list[Any] = [edge.MatchAny(group) for group in (texts, integers) if group]
-    matches += [edge.MatchValue(value) for value in booleans]
-    return [edge.FieldCondition(field, match=match) for match in matches]
-
-
-def _range(gte: float | str | None, lte: float | str | None) -> edge.RangeFloat | edge.RangeDateTime:
-    if isinstance(gte, str) or isinstance(lte, str):
-        return edge.RangeDateTime(gte=_date(gte), lte=_date(lte))
-    return edge.RangeFloat(gte=gte, lte=lte)
-
-
-def _date(bound: float | str | None) -> str | None:
-    date = parse_date(bound) if isinstance(bound, str) else None
+def _written(date: datetime | None) -> str | None:
     return None if date is None else date.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

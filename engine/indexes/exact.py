@@ -50,9 +50,7 @@ class ExactIndex:
 
     async def upsert(self, points: Sequence[Point]) -> None:
         """Writes points. Nothing is durable here: the index lives as long as its process."""
-        for point in points:
-            vector = unit_vector(point, self._dimension)
-            self._points[point.id] = (vector, _as_json(point))
+        self._points |= {point.id: (unit_vector(point, self._dimension), _as_json(point)) for point in points}
         self._rows = None
 
     async def delete(self, ids: Sequence[str]) -> None:

@@ -1,0 +1,250 @@
+"""The way to a Qdrant server: pooled connections, deadlines, one retry, and errors in our words.
+
+Every call has a deadline, its retry included. A connection on which a call was lost or ran out of time is replaced at
+once, so that nobody waits for a broken one to be noticed or for gRPC to try again after a pause. All calls here may be
+made twice without harm (points are written by id), except the few that say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import grpc
+import grpc.aio
+
+from engine.errors import BadUserInput, IndexNotFound, IndexUnavailable, Overloaded, SightlineError
+from engine.indexes.qdrant_stubs import pb
+from engine.indexes.qdrant_terms import packed_fields, unpacked_fields
+from engine.settings import Settings
+
+_PORT: Final = 6334
+_WRITES: Final = 6  # times a read's deadline: a write waits until its replicas have it
+_SNAPSHOT_S: Final = 3600.0  # a snapshot copies and packs the whole collection before it is answered
+_RETRY_MS: Final = 1000  # advised when the server limits our rate and does not say for how long
+_OPTIONS: Final = (
+    ("grpc.max_send_message_length", -1),  # batches are bounded where they are made
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),  # otherwise all channels to one address would share one connection
+)
+
+
+class _Line:
+    """One connection and its stubs."""
+
+    def __init__(self, address: str, *, tls: bool) -> None:
+        if tls:
+            self.channel = grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(), _OPTIONS)
+        else:
+            self.channel = grpc.aio.insecure_channel(address, _OPTIONS)
+        self._stubs: dict[str, Any] = {}
+
+    def method(self, name: str) -> Any:
+        """The callable of "Service/Method"."""
+        service, _, method = name.partition("/")
+        if service not in self._stubs:
+            self._stubs[service] = getattr(pb, f"{service}Stub")(self.channel)
+        return getattr(self._stubs[service], method)
+
+
+class QdrantConnection:
+    """A pool of connections to the server that QDRANT_URL names. Connects at the first call; one event loop at a time.
+
+    What belongs to the server and not to one collection is here too: collections by name, their metadata, aliases.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises `BadUserInput` when QDRANT_URL is empty or no address."""
+        url = urlsplit(settings.qdrant_url)
+        try:
+            port = url.port or _PORT
+        except ValueError:
+            port = 0
+        if not url.hostname or not port:
+            raise BadUserInput(
+                f"QDRANT_URL: {settings.qdrant_url!r} is no address. Write http://host:{_PORT}, or https:// for TLS."
+            )
+        host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+        self.address: Final = f"{host}:{port}"
+        self._tls = url.scheme == "https"
+        self._timeout_s = settings.qdrant_timeout_s
+        key = settings.qdrant_api_key.get_secret_value()
+        self._metadata = (("api-key", key),) if key else ()
+        self._pool = settings.qdrant_pool
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lines: list[_Line] = []
+        self._next = 0
+        self._retired: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def read(self, method: str, request: Any) -> Any:
+        """The answer to a reading call, "Points/Count" for instance, or one of our errors."""
+        return await self._call(method, request, self._timeout_s)
+
+    async def write(self, method: str, request: Any, *, timeout_s: float | None = None, again: bool = True) -> Any:
+        """The answer to a call that changes something; `again` when it may be made twice without harm."""
+        return await self._call(method, request, timeout_s or self._timeout_s * _WRITES, again=again)
+
+    async def close(self) -> None:
+        """Ends all connections, and the calls that are still under way on them; harmless when done twice."""
+        self._closed = True
+        lines, self._lines = self._lines, []
+        retired, self._retired = self._retired, set()
+        if self._loop is not asyncio.get_running_loop():
+            return
+        for task in retired:
+            task.cancel()
+        await asyncio.gather(*retired, *(line.channel.close() for line in lines), return_exceptions=True)
+
+    # ---------------------------------------------------------------- collections and aliases
+
+    async def version(self) -> str:
+        """The server's version, as it says it."""
+        reply = await self.read("Qdrant/HealthCheck", pb.HealthCheckRequest())
+        return str(reply.version)
+
+    async def collections(self, prefix: str = "") -> list[str]:
+        """The names of the collections that begin like this, sorted."""
+        reply = await self.read("Collections/List", pb.ListCollectionsRequest())
+        return sorted(found.name for found in reply.collections if found.name.startswith(prefix))
+
+    async def exists(self, collection: str) -> bool:
+        """Whether there is a collection, or an alias, of this name."""
+        reply = await self.read("Collections/CollectionExists", pb.CollectionExistsRequest(collection_name=collection))
+        return bool(reply.result.exists)
+
+    async def drop(self, collection: str) -> None:
+        """Deletes a collection with all its points, and the aliases that point to it; nothing if there is none."""
+        await self.write("Collections/Delete", pb.DeleteCollection(collection_name=collection))
+
+    async def metadata(self, collection: str) -> dict[str, Any]:
+        """What was stored about a collection with `set_metadata`. Qdrant keeps it from version 1.16 on."""
+        reply = await self.read("Collections/Get", pb.GetCollectionInfoRequest(collection_name=collection))
+        return unpacked_fields(reply.result.config.metadata)
+
+    async def set_metadata(self, collection: str, fields: Mapping[str, Any]) -> None:
+        """Stores JSON values about a collection; fields that are not named stay as they are."""
+        request = pb.UpdateCollection(collection_name=collection, metadata=packed_fields(fields))
+        await self.write("Collections/Update", request)
+
+    async def alias_target(self, alias: str) -> str | None:
+        """The collection that an alias stands for, or None."""
+        reply = await self.read("Collections/ListAliases", pb.ListAliasesRequest())
+        return next((str(found.collection_name) for found in reply.aliases if found.alias_name == alias), None)
+
+    async def switch_alias(self, alias: str, collection: str) -> None:
+        """Lets an alias stand for this collection, in one step: no search sees it stand for nothing.
+
+        Raises `IndexNotFound` when there is no such collection; the alias then stays where it was. Qdrant applies the
+        steps of a switch one by one and does not take back the first when the second fails, hence the question before.
+        """
+        if not await self.exists(collection):
+            raise IndexNotFound(f"Qdrant at {self.address} has no collection {collection!r} to switch {alias!r} to.")
+        create = pb.CreateAlias(alias_name=alias, collection_name=collection)
+        actions = [pb.AliasOperations(create_alias=create)]
+        if await self.alias_target(alias) is not None:
+            actions.insert(0, pb.AliasOperations(delete_alias=pb.DeleteAlias(alias_name=alias)))
+        await self.write("Collections/UpdateAliases", pb.ChangeAliases(actions=actions))
+
+    async def delete_alias(self, alias: str) -> None:
+        """Removes an alias, not its collection; nothing if there is none."""
+        delete = pb.AliasOperations(delete_alias=pb.DeleteAlias(alias_name=alias))
+        await self.write("Collections/UpdateAliases", pb.ChangeAliases(actions=[delete]))
+
+    async def snapshot(self, collection: str) -> str:
+        """Has the server write a snapshot of a collection into its snapshot storage; returns its name."""
+        request = pb.CreateSnapshotRequest(collection_name=collection)
+        reply = await self.write("Snapshots/Create", request, timeout_s=_SNAPSHOT_S, again=False)
+        return str(reply.snapshot_description.name)
+
+    async def snapshots(self, collection: str) -> list[str]:
+        """The names of a collection's snapshots, oldest first."""
+        reply = await self.read("Snapshots/List", pb.ListSnapshotsRequest(collection_name=collection))
+        found = sorted(reply.snapshot_descriptions, key=lambda one: (one.creation_time.ToNanoseconds(), one.name))
+        return [str(one.name) for one in found]
+
+    # ---------------------------------------------------------------- calls
+
+    async def _call(self, method: str, request: Any, timeout_s: float, *, again: bool = True) -> Any:
+        if self._closed:
+            raise IndexUnavailable(f"The connection to Qdrant at {self.address} is closed. Open the index again.")
+        ends = asyncio.get_running_loop().time() + timeout_s
+        line = self._line()
+        while True:
+            left = ends - asyncio.get_running_loop().time()
+            try:
+                return await line.method(method)(request, timeout=max(left, 0), metadata=self._metadata)
+            except grpc.aio.AioRpcError as error:
+                lost = _lost(error)
+                if self._closed or not (lost or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED):
+                    raise self._ours(error, method, timeout_s) from error
+                line = self._replaced(line)
+                if not (lost and again):
+                    raise self._ours(error, method, timeout_s) from error
+                again = False
+
+    def _line(self) -> _Line:
+        """The next connection in turn."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:  # connections belong to the loop that they were made in
+            self._loop = loop
+            self._retired.clear()
+            self._lines = [_Line(self.address, tls=self._tls) for _ in range(self._pool)]
+        self._next = (self._next + 1) % len(self._lines)
+        return self._lines[self._next]
+
+    def _replaced(self, line: _Line) -> _Line:
+        """A new connection in the place of one that failed; other calls on the old one may still end."""
+        if line not in self._lines:  # somebody else's call failed on it too
+            return self._line()
+        new = self._lines[self._lines.index(line)] = _Line(self.address, tls=self._tls)
+        task = asyncio.get_running_loop().create_task(line.channel.close(grace=self._timeout_s * _WRITES))
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)
+        return new
+
+    def _ours(  # noqa: PLR0911 - one for each kind of failure
+        self, error: grpc.aio.AioRpcError, method: str, timeout_s: float
+    ) -> SightlineError:
+        """An error of gRPC in our terms."""
+        server, details = f"Qdrant at {self.address}", (error.details() or "no reason given").rstrip(".")
+        match error.code():
+            case grpc.StatusCode.UNAVAILABLE:
+                return IndexUnavailable(
+                    f"{server} does not answer: {details}. Check that it runs and that QDRANT_URL names its gRPC port, "
+                    f"usually {_PORT}, then try again."
+                )
+            case grpc.StatusCode.DEADLINE_EXCEEDED:
+                return IndexUnavailable(
+                    f"{server} took longer than {timeout_s:g} s for {method}. Try again; if it stays slow, look at its "
+                    "load, or raise QDRANT_TIMEOUT_S."
+                )
+            case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
+                return IndexUnavailable(
+                    f"{server} refuses the API key: {details}. Set QDRANT_API_KEY to one that may read and write."
+                )
+            case grpc.StatusCode.RESOURCE_EXHAUSTED:
+                return Overloaded(_retry_after_ms(error))
+            case grpc.StatusCode.NOT_FOUND:
+                return IndexNotFound(f"{server} says: {details}. Build the index again with `sightline index`.")
+            case grpc.StatusCode.INVALID_ARGUMENT if "already exists" not in details:
+                return BadUserInput(f"{server} refuses {method}: {details}.")
+            case code:
+                return IndexUnavailable(f"{server} failed at {method}: {details} ({code.name}). Its log says more.")
+
+
+def _lost(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the call got lost with its connection, and may be answered on another."""
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return True
+    return "RST_STREAM" in (error.details() or "")
+
+
+def _retry_after_ms(error: grpc.aio.AioRpcError) -> int:
+    told = {key: value for key, value in error.trailing_metadata() or ()}  # noqa: C416 - it is no mapping
+    try:
+        return int(float(told["retry-after"]) * 1000)
+    except (KeyError, ValueError):
+        return _RETRY_MS
