@@ -51,10 +51,13 @@ def main() -> None:
 
 @app.command()
 def index(
-    source: Annotated[str, typer.Argument(help="Folder of pictures; its sub-folders are read too.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="A folder, s3://bucket/prefix, tar shards (x-{000..099}.tar), or a list (.csv, .parquet)."),
+    ],
     index: IndexName = None,
 ) -> None:
-    """Index a folder of pictures. Safe to interrupt and to run again: only what is new, changed or gone is touched."""
+    """Index pictures. Safe to interrupt and to run again: only what is new, changed or gone is touched."""
     from indexing.command import run_index
 
     raise typer.Exit(run_index(source, index))

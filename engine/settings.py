@@ -99,6 +99,26 @@ class Settings(BaseSettings):
     index_worker_memory_mb: int = Field(
         2048, ge=128, description="Megabytes of address space a decoding worker may add before it is stopped."
     )
+    index_fetches: int = Field(
+        32,
+        ge=1,
+        le=256,
+        description="Pictures fetched at once from a store or the web. 32 bring 300 a second where each takes 100 ms, "
+        "as many as two cores decode.",
+    )
+    index_fetch_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        description="Seconds that one attempt may take to fetch a picture or a page of a listing: enough for a large "
+        "picture on a slow line.",
+    )
+    index_fetch_attempts: int = Field(
+        4,
+        ge=1,
+        le=20,
+        description="Attempts at fetching a picture or a page before it is given up, with random pauses that double "
+        "from half a second: they outlast a few seconds of trouble.",
+    )
     index_thumbnail_px: int = Field(
         320, ge=32, le=2048, description="Longer side of thumbnails in pixels: a grid cell at 2x."
     )

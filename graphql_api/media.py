@@ -29,6 +29,9 @@ _ASK_AGAIN: Final = "no-cache"
 _INERT: Final = "default-src 'none'; sandbox"
 """Content security policy: a file opened as a page runs nothing."""
 
+_ELSEWHERE: Final = ("://", ".tar/")
+"""What the path of an original has in it that is no file of this machine: one in a store, on the web, or in a shard."""
+
 SHOWN: Final = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp", "image/avif"})
 """What every current browser shows."""
 
@@ -60,11 +63,14 @@ class Media:
         self._services = services
 
     async def image(self, request: Request) -> Response:
-        """The original; the thumbnail where browsers can't show the original's format; 410 when the file is gone."""
+        """The original; the thumbnail where browsers can't show it, or it lies elsewhere; 410 when the file is gone."""
         payload = await self._payload(request)
         if isinstance(payload, Response):
             return payload
-        original = await asyncio.to_thread(_picture, Path(str(payload.get("filePath") or "")))
+        path = str(payload.get("filePath") or "")
+        if any(mark in path for mark in _ELSEWHERE):
+            return await self._thumbnail(request, payload)
+        original = await asyncio.to_thread(_picture, Path(path))
         if original is None:
             return problem(
                 410,

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from contextlib import closing
 from types import FrameType
 from typing import Any, Final, NoReturn
 
@@ -17,7 +18,7 @@ from engine.settings import Settings
 from engine.settings import settings as read_settings
 from indexing.pipeline import Report, index
 from indexing.progress import TerminalProgress, print_summary
-from indexing.sources import FolderSource
+from indexing.sources import open_source
 from indexing.workers import DECODER
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -32,7 +33,7 @@ def run_index(
     progress: type[TerminalProgress] = TerminalProgress,
     decoder: str = DECODER,
 ) -> int:
-    """Indexes a folder and prints what came of it.
+    """Indexes a source (see `indexing.sources.open_source`) and prints what came of it.
 
     Returns the exit code: 0, 1 for an error that was explained, 130 after Ctrl-C, 143 after SIGTERM. The index is the
     one named, else `settings.index_name`; the model the one that the settings name, unless a factory is given.
@@ -48,9 +49,10 @@ def run_index(
 
     async def run() -> Report:
         interrupts.listen()
-        with progress(console, interrupts.at_stage) as shown:
+        opened = await asyncio.to_thread(open_source, source, chosen)
+        with closing(opened), progress(console, interrupts.at_stage) as shown:
             return await index(
-                FolderSource(source),
+                opened,
                 settings=chosen,
                 encoder_factory=encoder_factory or load_encoder,
                 index_name=index_name or chosen.index_name,

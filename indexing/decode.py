@@ -43,7 +43,8 @@ _OTHER_PICTURES: Final = (
     b"P5\n",
     b"P4\n",
 )
-_HEAD_BYTES: Final = 64
+HEAD_BYTES: Final = 64
+"""As many bytes of a file tell what it is."""
 _QUARTER_TURNS: Final = (5, 6, 7, 8)  # values of EXIF's orientation that make rows columns
 _MIRRORED: Final = (2, 3, 6, 7)  # those that bring to the left what was stored last
 _FLIPPED: Final = (3, 4, 7, 8)  # and those that bring it to the top
@@ -72,6 +73,8 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
     WORKER_DIED = "worker_died"
+    UNREACHABLE = "unreachable"
+    MISSING = "missing"
 
     @property
     def sentence(self) -> str:
@@ -100,6 +103,8 @@ _SENTENCES: Final = {
     Reason.TIMEOUT: "Decoding took longer than INDEX_DECODE_TIMEOUT_S.",
     Reason.OUT_OF_MEMORY: "Decoding needs more memory than INDEX_WORKER_MEMORY_MB.",
     Reason.WORKER_DIED: "The decoder crashed on this file.",
+    Reason.UNREACHABLE: "It could not be fetched; the next run tries again.",
+    Reason.MISSING: "Nothing is at its address any more; the next run tries again.",
 }
 
 
@@ -145,8 +150,17 @@ def looks_like_picture(head: bytes) -> bool:
     return (
         head.startswith(_MAGIC)
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-        or (head[4:8] == b"ftyp" and any(brand in head[8:_HEAD_BYTES] for brand in _ISO_BRANDS))
+        or (head[4:8] == b"ftyp" and any(brand in head[8:HEAD_BYTES] for brand in _ISO_BRANDS))
     )
+
+
+def refusal(head: bytes) -> Reason | None:
+    """Why a file that begins so (64 bytes are enough) is not worth reading further; None if it may be a picture."""
+    if not head:
+        return Reason.EMPTY
+    if looks_like_picture(head):
+        return None
+    return Reason.UNSUPPORTED if head.lstrip().startswith(_OTHER_PICTURES) else Reason.NOT_AN_IMAGE
 
 
 def decode(path: str, rules: Rules) -> Outcome:
@@ -181,12 +195,9 @@ def _read(path: Path, max_bytes: int) -> bytes:
     """The whole file, once its first bytes and its size have earned it."""
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-            if not head:
-                raise _RefusedError(Reason.EMPTY)
-            if not looks_like_picture(head):
-                other = head.lstrip().startswith(_OTHER_PICTURES)
-                raise _RefusedError(Reason.UNSUPPORTED if other else Reason.NOT_AN_IMAGE)
+            reason = refusal(file.read(HEAD_BYTES))
+            if reason:
+                raise _RefusedError(reason)
             size = file.seek(0, 2)
             if size > max_bytes:
                 raise _RefusedError(Reason.TOO_LARGE, f"{size} bytes, {max_bytes} are allowed")

@@ -12,10 +12,11 @@ from typing import Any, Final
 import numpy as np
 
 from engine.ports import Pixels, Point, Vectors
-from indexing.decode import Decoded, Outcome
+from indexing.decode import Decoded, Failure, Outcome, Reason
 from indexing.ledger import Row
 from indexing.plan import Work, stamp
-from indexing.sources import read_metadata
+from indexing.sources import Problem, read_metadata
+from indexing.sources.addresses import file_name
 
 THUMBNAILS: Final = "thumbnails"
 _NO_PIXELS: Final[Pixels] = np.empty((0, 0, 3), dtype=np.uint8)
@@ -60,7 +61,7 @@ class Entry:
         category = metadata.get("category")
         payload = {
             "filePath": self.file_path,
-            "fileName": Path(item.path).name,
+            "fileName": file_name(item.path),
             "objectKey": item.key,
             "width": picture.width,
             "height": picture.height,
@@ -82,7 +83,18 @@ class Entry:
         """The id that has to leave the index, because the file was a picture and is none any more."""
         known = self.work.known
         gone = not isinstance(self.outcome, Decoded) and known is not None and known.state == "indexed"
-        return known.id if gone and known else None
+        return known.id if gone and known and not self.stays else None
+
+    @property
+    def stays(self) -> Problem | None:
+        """Why the index keeps what it has of a picture whose new version could not be fetched; None if it does not."""
+        known, outcome = self.work.known, self.outcome
+        if not (isinstance(outcome, Failure) and outcome.reason == Reason.UNREACHABLE):
+            return None
+        if known is None or known.state != "indexed":
+            return None
+        sentence = f"What it is now could not be fetched ({outcome.detail}), so the index keeps what it was."
+        return Problem(self.work.item.key, Reason.UNREACHABLE, sentence)
 
 
 def image_id(index_name: str, key: str) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
@@ -25,14 +25,15 @@ from engine.indexes.edge import EdgeIndex
 from engine.ports import Encoder, Point
 from engine.settings import Settings
 from indexing import disk
-from indexing.decode import Failure, Reason
+from indexing.decode import Failure, Outcome, Reason
 from indexing.encoding import chunk_size
 from indexing.entries import Entry, remove_thumbnails, write_thumbnails
 from indexing.flow import flow
 from indexing.ledger import Build, Ledger, Row
 from indexing.manifest import write_manifest
-from indexing.plan import Plan, make_plan
-from indexing.sources import FolderSource, Problem
+from indexing.plan import Plan, Work, make_plan
+from indexing.sources import Problem, Source
+from indexing.sources.remote import RemoteSource
 from indexing.workers import DECODER, DecoderPool
 from observability.metrics import indexing_images
 
@@ -63,7 +64,7 @@ class Report:
 
     `total` is how many pictures the index has now; `generation` serves now and has its `manifest`; `resumed` tells that
     an interrupted run was continued, `changed` that a new generation was promoted. `replaced`
-    is the folder that the index was made from before, if that was another one. `seconds` is the whole run,
+    is the source that the index was made from before, if that was another one. `seconds` is the whole run,
     `encoding_seconds` the part from the first file to the last, without loading the model and building the graph.
     """
 
@@ -85,7 +86,7 @@ class Report:
 
 
 async def index(
-    source: FolderSource,
+    source: Source,
     *,
     settings: Settings,
     encoder_factory: Callable[[], Encoder],
@@ -123,7 +124,7 @@ async def index(
 class _Run:
     """One run's state. `reference` is the generation that the ledger's rows in use describe: see `_choose`."""
 
-    source: FolderSource
+    source: Source
     settings: Settings
     encoder_factory: Callable[[], Encoder]
     index_name: str
@@ -140,7 +141,7 @@ class _Run:
 
     async def go(self) -> Report:
         """The whole run, noted in the ledger however it ends."""
-        self.report = Report(self.index_name, str(self.source.path))
+        self.report = Report(self.index_name, self.source.name)
         run = self.ledger.start_run(self.report.source)
         outcome = "failed"
         try:
@@ -281,19 +282,36 @@ class _Run:
         pool = DecoderPool(self.settings, encoder.preprocessing, ahead=2 * chunk_size(encoder), decoder=self.decoder)
         self.progress.start(len(plan.work))
         started = time.monotonic()
-        async with aclosing(pool.decode(plan.work)) as results:
+        async with self._results(pool, plan) as results:
             await flow(
                 results,
                 encoder,
                 self._write,
                 batch_size=self.settings.index_batch_size,
                 encoding=lambda: self.progress.stage("encoding"),
-                advance=self._advance,
+                advance=lambda entry: self._advance(entry, plan),
             )
         self.report.encoding_seconds += time.monotonic() - started
 
-    def _advance(self, entry: Entry) -> None:
+    @asynccontextmanager
+    async def _results(self, pool: DecoderPool, plan: Plan) -> AsyncIterator[AsyncIterator[tuple[Work, Outcome]]]:
+        """The plan's files with their outcomes, fetched first if they are elsewhere."""
+        if not isinstance(self.source, RemoteSource):
+            async with aclosing(pool.decode(plan.work)) as results:
+                yield results
+            return
+        from indexing.fetching import Fetcher  # noqa: PLC0415 - imports what only remote sources need
+
+        fetcher = Fetcher(self.source, self.settings)
+        async with aclosing(fetcher.fetch(plan.work)) as arriving, aclosing(pool.decode_arriving(arriving)) as results:
+            yield results
+        plan.problems = sorted([*plan.problems, *fetcher.problems], key=lambda problem: problem.key)
+
+    def _advance(self, entry: Entry, plan: Plan) -> None:
         reason = entry.outcome.reason if isinstance(entry.outcome, Failure) else None
+        if entry.stays:
+            plan.problems.append(entry.stays)
+            plan.unchanged += 1
         indexing_images.labels(reason or "indexed").inc()
         self.progress.advance(entry.work.item.key, reason)
 
@@ -319,7 +337,9 @@ class _Run:
 
     def _describe(self, batch: Sequence[Entry]) -> tuple[list[Row], list[Point]]:
         points = [entry.point(self.index_name) for entry in batch]
-        rows = [entry.row(self.index_name, point) for entry, point in zip(batch, points, strict=True)]
+        rows = [
+            entry.row(self.index_name, point) for entry, point in zip(batch, points, strict=True) if not entry.stays
+        ]
         return rows, [point for point in points if point]
 
     async def _begin(self) -> EdgeIndex:
@@ -436,8 +456,8 @@ class _Run:
             self._forget()
         reasons = "; ".join(f"{keys[0]}: {Reason(reason).sentence}" for reason, keys in list(skipped.items())[:3])
         raise SourceError(
-            f"None of the {sum(map(len, skipped.values()))} files in {self.source.path} is a picture that can be read "
-            f"({reasons}). Name another folder, or repair these files. The index is as it was."
+            f"None of the {sum(map(len, skipped.values()))} files in {self.source.name} is a picture that can be read "
+            f"({reasons}). Name another source, or repair these files. The index is as it was."
         )
 
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A file to decode, and what is known of it from before."""
+    """A file to decode, and what is known of it from before; `path` is where it lies, unless it is to be fetched."""
 
     item: Item
     known: Row | None
@@ -54,9 +54,9 @@ class Plan:
 def make_plan(listed: Iterable[Listed], rows: Iterable[Row]) -> Plan:
     """Compares a listing with rows, both sorted by key.
 
-    A file is unchanged if size, time and stamp are; with another time it is read, and touched if its content is the
-    same. A skipped file is tried again if its reason may have passed. Files in a folder that can't be read are not
-    gone: nothing is known of them.
+    A file is unchanged if size, time and stamp are; with another time it is read, if it lies on this machine, and
+    touched if its content is the same. A skipped file is tried again if its reason may have passed. Files in a folder
+    that can't be read are not gone: nothing is known of them.
     """
     plan = Plan()
     closed: list[str] = []
@@ -80,9 +80,11 @@ def make_plan(listed: Iterable[Listed], rows: Iterable[Row]) -> Plan:
 
 
 def stamp(item: Item) -> str:
-    """Changes with the file's path and its sidecar."""
-    beside = item.sidecar.digest if item.sidecar else ""
-    return hashlib.blake2b(f"{item.path}\0{beside}".encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    """Changes with the file's path, its sidecar and its version."""
+    told = f"{item.path}\0{item.sidecar.digest if item.sidecar else ''}"
+    if item.version:
+        told += f"\0{item.version}"
+    return hashlib.blake2b(told.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def _items(listed: Iterable[Listed], problems: list[Problem], closed: list[str]) -> Iterator[Item]:
@@ -116,11 +118,11 @@ def _is_unchanged(item: Item, row: Row) -> bool:
         return False
     if row.reason is None or Reason(row.reason).lies_in_file:
         return True
-    return row.reason == Reason.UNREADABLE and not os.access(item.path, os.R_OK)
+    return row.reason == Reason.UNREADABLE and not item.remote and not os.access(item.path, os.R_OK)
 
 
 def _is_touched(item: Item, row: Row) -> bool:
-    if row.state != "indexed" or (item.size, stamp(item)) != (row.size, row.stamp):
+    if item.remote or row.state != "indexed" or (item.size, stamp(item)) != (row.size, row.stamp):
         return False
     try:
         with Path(item.path).open("rb") as file:

@@ -15,11 +15,11 @@ import os
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Protocol, TypeVar
+from typing import IO, Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -47,7 +47,17 @@ class HasPath(Protocol):
         ...
 
 
-T = TypeVar("T", bound=HasPath)
+T = TypeVar("T")
+P = TypeVar("P", bound=HasPath)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived(Generic[T]):
+    """A task whose file is at hand: its path, or why there is none. `done` is called when nobody needs it any more."""
+
+    task: T
+    file: str | Failure
+    done: Callable[[], None]
 
 
 class DecoderPool:
@@ -73,14 +83,18 @@ class DecoderPool:
             "rules": asdict(rules),
         }
 
-    async def decode(self, tasks: Iterable[T]) -> AsyncGenerator[tuple[T, Outcome], None]:
+    def decode(self, tasks: Iterable[P]) -> AsyncGenerator[tuple[P, Outcome], None]:
+        """Like `decode_arriving`, of files that are all there."""
+        return self.decode_arriving(_at_hand(tasks))
+
+    async def decode_arriving(self, tasks: AsyncIterator[Arrived[T]]) -> AsyncGenerator[tuple[T, Outcome], None]:
         """Every task with its outcome, in the order in which they are ready; a few wait, the rest is not yet begun.
 
         Close the iterator (`contextlib.aclosing`) to stop the workers. Raises `SightlineError` if none can be started.
         """
         ready: asyncio.Queue[tuple[T, Outcome] | None] = asyncio.Queue()
         room = asyncio.Semaphore(self._ahead)
-        crew = asyncio.create_task(self._run_crew(iter(tasks), ready, room))
+        crew = asyncio.create_task(self._run_crew(_Turns(tasks), ready, room))
         crew.add_done_callback(lambda _: ready.put_nowait(None))
         try:
             while (answer := await ready.get()) is not None:
@@ -93,7 +107,7 @@ class DecoderPool:
                 await crew
 
     async def _run_crew(
-        self, waiting: Iterable[T], ready: asyncio.Queue[tuple[T, Outcome] | None], room: asyncio.Semaphore
+        self, waiting: _Turns[T], ready: asyncio.Queue[tuple[T, Outcome] | None], room: asyncio.Semaphore
     ) -> None:
         with tempfile.TemporaryFile() as complaints:
             try:
@@ -105,7 +119,7 @@ class DecoderPool:
 
     async def _serve(
         self,
-        waiting: Iterable[T],
+        waiting: _Turns[T],
         ready: asyncio.Queue[tuple[T, Outcome] | None],
         room: asyncio.Semaphore,
         complaints: IO[bytes],
@@ -113,17 +127,23 @@ class DecoderPool:
         """One worker's place in the pool: whatever dies in it is replaced when the next picture comes."""
         worker: _Worker | None = None
         try:
-            for task in waiting:
-                if worker is None or not worker.is_running:
-                    if worker:
+            while arrived := await waiting.next():
+                outcome: Outcome
+                if isinstance(arrived.file, Failure):
+                    outcome = arrived.file
+                    arrived.done()
+                else:
+                    if worker is None or not worker.is_running:
+                        if worker:
+                            await worker.stop()
+                        worker = await self._start(complaints)
+                    outcome = await worker.ask(arrived.file, self._timeout_s)
+                    arrived.done()
+                    if isinstance(outcome, Failure) and outcome.reason in (Reason.TIMEOUT, Reason.WORKER_DIED):
                         await worker.stop()
-                    worker = await self._start(complaints)
-                outcome = await worker.ask(task.path, self._timeout_s)
-                if isinstance(outcome, Failure) and outcome.reason in (Reason.TIMEOUT, Reason.WORKER_DIED):
-                    await worker.stop()
-                    worker = None
+                        worker = None
                 await room.acquire()
-                ready.put_nowait((task, outcome))
+                ready.put_nowait((arrived.task, outcome))
         finally:
             if worker:
                 await worker.stop()
@@ -145,6 +165,28 @@ class DecoderPool:
             await worker.stop()
             raise
         return worker
+
+
+class _Turns(Generic[T]):
+    """Lets several take from one asynchronous iterator, one after the other."""
+
+    def __init__(self, items: AsyncIterator[Arrived[T]]) -> None:
+        self._items = items
+        self._turn = asyncio.Lock()
+
+    async def next(self) -> Arrived[T] | None:
+        """The next one; None at the end."""
+        async with self._turn:
+            return await anext(self._items, None)
+
+
+async def _at_hand(tasks: Iterable[P]) -> AsyncIterator[Arrived[P]]:
+    for task in tasks:
+        yield Arrived(task, task.path, _nothing)
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,17 @@
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from graphql_api.media import _inside
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from engine.ports import Point
+from engine.settings import Settings
+from graphql_api.media import Media, _inside
 from tests.graphql_api.live import Api, Library
 
 ONE = """query One($name: [String!]) {
@@ -75,6 +84,24 @@ def test_a_file_that_is_no_picture_any_more_is_not_served(api: Api, library: Lib
         assert api.client.get(node["url"]).status_code == 410
     finally:
         file.write_bytes(content)
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/a.jpg", "https://host/a.jpg", "/shards/x.tar/0001.jpg"])
+async def test_an_original_that_lies_elsewhere_is_its_thumbnail(tmp_path: Path, path: str):
+    """The server has no credentials for stores and fetches nothing for clients; it shows what it has."""
+    (tmp_path / "pets" / "thumbnails").mkdir(parents=True)
+    (tmp_path / "pets" / "thumbnails" / "ab.jpg").write_bytes(b"\xff\xd8\xff" + bytes(20))
+    id_ = "6d1f8d22-95a5-4d9e-9a58-0d1f6b1b6f00"
+    payload = {"filePath": path, "fileName": "a.jpg", "contentHash": "ab", "thumbnail": "thumbnails/ab.jpg"}
+
+    async def image(*_: str) -> Point:
+        return Point(id_, None, payload)
+
+    services: Any = SimpleNamespace(settings=Settings(index_path=tmp_path), searcher=SimpleNamespace(image=image))
+    app = Starlette(routes=[Route("/images/{index}/{id}", Media(services).image)])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+        response = await client.get(f"/images/pets/{id_}")
+    assert (response.status_code, response.headers["content-type"]) == (200, "image/jpeg")
 
 
 @pytest.mark.parametrize("route", ["images", "thumbnails"])
