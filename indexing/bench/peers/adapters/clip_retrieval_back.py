@@ -10,6 +10,7 @@ server on all addresses, which can't keep a connection.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -31,11 +32,11 @@ def prepare(embeddings: Path, listed: Path, folder: Path) -> None:
 
 def run(model: str, weights: Path, *command: str) -> None:
     """`clip-retrieval COMMAND`, on the weights."""
-    import flask  # type: ignore[import-not-found]  # noqa: PLC0415 - after the choice of task
     import open_clip  # noqa: PLC0415 - the same
     import waitress  # type: ignore[import-untyped]  # noqa: PLC0415 - the same
     from clip_retrieval.cli import main as cli  # type: ignore[import-not-found]  # noqa: PLC0415 - the same
 
+    flask: Any = importlib.import_module("flask")  # after the choice of task
     open_clip.add_model_config(weights / "configs")
 
     def serve(app: Any, *_args: Any, **options: Any) -> None:
