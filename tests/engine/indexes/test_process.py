@@ -162,3 +162,23 @@ def test_the_process_imports_no_torch():
     program = "import sys, engine.indexes.child; print('torch' in sys.modules, 'open_clip' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert output.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.check=3", "glibc.malloc.check=3:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+    ],
+)
+async def test_the_process_asks_for_huge_pages_unless_somebody_decided(
+    index: ProcessIndex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: str, after: str
+):
+    monkeypatch.setenv("GLIBC_TUNABLES", before)
+    other = await ProcessIndex.create(tmp_path / "other", 8, Settings(_env_file=None))
+    try:
+        environment = Path(f"/proc/{other.process_id}/environ").read_bytes().decode().split("\0")
+        assert f"GLIBC_TUNABLES={after}" in environment
+    finally:
+        await other.close()
