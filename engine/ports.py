@@ -224,14 +224,14 @@ class Encoder(Protocol):
 
 
 class Cache(Protocol):
-    """Remembers bytes under a key for a while. It never raises: a cache that fails is a miss."""
+    """Remembers bytes under keys for a while. It never raises: a cache that fails is a miss."""
 
-    async def get(self, key: str) -> bytes | None:
-        """The bytes under the key, or None."""
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The bytes under each key, in their order; None where there are none."""
         ...
 
     async def set(self, key: str, value: bytes, ttl_s: float) -> None:
-        """Stores bytes for `ttl_s` seconds."""
+        """Stores bytes for `ttl_s` seconds, now or soon: it keeps nobody waiting for a slow cache."""
         ...
 
     async def ping(self) -> bool:
@@ -239,5 +239,5 @@ class Cache(Protocol):
         ...
 
     async def close(self) -> None:
-        """Lets go of connections."""
+        """Lets go of what it holds, memory and connections; harmless when done twice."""
         ...

@@ -14,12 +14,14 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import orjson
 import structlog
 
 from engine.admission import Admission
+from engine.caches.choice import Caches
+from engine.embeddings import CachedEncoder, TextEncoder
 from engine.errors import (
     BadUserInput,
     EncoderUnavailable,
@@ -29,7 +31,7 @@ from engine.errors import (
     SightlineError,
 )
 from engine.filters import canonical, matches
-from engine.ports import Cache, Filter, Hit, ModelInfo, Point, VectorQuery, Vectors
+from engine.ports import Filter, Hit, ModelInfo, Point, VectorQuery, Vectors
 from engine.requests import (
     GRAPH_DEPTH,
     TIERS,
@@ -84,19 +86,6 @@ class SearchResult:
     stages_ms: dict[str, float]
 
 
-class TextEncoder(Protocol):
-    """What a search needs of the encoder."""
-
-    @property
-    def model(self) -> ModelInfo:
-        """The model behind the vectors."""
-        ...
-
-    async def encode_texts(self, texts: list[str]) -> Vectors:
-        """Embeddings of texts, (n, d)."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Job:
     """A valid request: its normalized terms, where it runs, and which part of which list it wants."""
@@ -138,12 +127,13 @@ _Outcome = _Ranked | SightlineError
 class Searcher:
     """Answers searches on one event loop. `stats` holds the latencies of the last 10,000."""
 
-    def __init__(self, encoder: TextEncoder, registry: IndexRegistry, cache: Cache, settings: Settings) -> None:
+    def __init__(self, encoder: TextEncoder, registry: IndexRegistry, caches: Caches, settings: Settings) -> None:
         """Takes parts that are ready; closes none of them."""
         self.stats = RollingStats()
         self._encoder = encoder
+        self._texts = CachedEncoder(encoder, caches.embeddings)
         self._registry = registry
-        self._cache = cache
+        self._cache = caches.lists
         self._settings = settings
         self._admission = Admission()
         self._flights: dict[str, asyncio.Future[_Outcome]] = {}
@@ -182,7 +172,7 @@ class Searcher:
                 return await serving.index.facet(field, filter, limit)
 
     async def ready(self) -> None:
-        """Takes a real query through encoder and default index; raises what a search would raise."""
+        """Takes a real query through encoder and default index, past all caches; raises what a search would raise."""
         async with self._registry.acquire() as serving:
             self._check_model(serving)
             vectors = await self._encoder.encode_texts(["a picture"])
@@ -294,42 +284,26 @@ class Searcher:
     # ------------------------------------------------------------ ranked lists
 
     async def _lists(self, wanted: dict[str, _Job], depth: int) -> dict[str, _Outcome]:
-        """The list of each key: remembered, being made by somebody else, or made here."""
-        started = time.perf_counter()
-        remembered = {key: _decoded(await self._cache.get(key)) for key in wanted}
-        cache_ms = _ms_since(started)
-        outcomes: dict[str, _Outcome] = {}
-        followed: dict[str, asyncio.Future[_Outcome]] = {}
-        led: dict[str, _Job] = {}
-        for key, job in wanted.items():
-            cached = remembered[key]
-            if cached is not None:
-                outcomes[key] = replace(cached, stages_ms={"cache": cache_ms})
-            elif key in self._flights:
-                followed[key] = self._flights[key]
-            else:
-                self._flights[key] = asyncio.get_running_loop().create_future()
-                led[key] = job
-        if led:
-            outcomes |= await self._lead(led, depth)
+        """The list of each key: somebody is at it already, or it is remembered or made here."""
+        followed = {key: self._flights[key] for key in wanted if key in self._flights}
+        led = {key: job for key, job in wanted.items() if key not in followed}
+        outcomes = await self._lead(led, depth) if led else {}
         for key, flight in followed.items():
             outcomes[key] = await asyncio.shield(flight)
         return outcomes
 
     async def _lead(self, led: dict[str, _Job], depth: int) -> dict[str, _Outcome]:
-        """Makes lists, remembers the good ones, and hands all to those who wait for them."""
-        flights = {key: self._flights[key] for key in led}
+        """Looks lists up, makes those that are not remembered, and hands all to those who wait for them."""
+        loop = asyncio.get_running_loop()
+        flights: dict[str, asyncio.Future[_Outcome]] = {key: loop.create_future() for key in led}
+        self._flights |= flights
         try:
-            shallower: dict[str, _Outcome] = {}
-            if depth > TIERS[0]:
-                above = TIERS[TIERS.index(depth) - 1]
-                keys = {self._key(job, above): key for key, job in led.items()}
-                upper = await self._lists({inner: led[key] for inner, key in keys.items()}, above)
-                shallower = {keys[inner]: outcome for inner, outcome in upper.items()}
-            outcomes = await self._admitted(led, depth, shallower)
+            outcomes = await self._remembered(led)
             for key, outcome in outcomes.items():
-                if isinstance(outcome, _Ranked):
-                    await self._cache.set(key, _encoded(outcome), self._settings.cache_ttl_s)
+                flights[key].set_result(outcome)
+            unknown = {key: job for key, job in led.items() if key not in outcomes}
+            made = await self._make(unknown, depth) if unknown else {}
+            for key, outcome in made.items():
                 flights[key].set_result(outcome)
         except BaseException as error:
             for flight in flights.values():
@@ -340,17 +314,40 @@ class Searcher:
         finally:
             for key in led:
                 del self._flights[key]
+        return outcomes | made
+
+    async def _remembered(self, wanted: Iterable[str]) -> dict[str, _Outcome]:
+        """The lists that the cache has, looked up in one request."""
+        started = time.perf_counter()
+        keys = list(wanted)
+        stored = await self._cache.get_many(keys)
+        cache_ms = _ms_since(started)
+        decoded = zip(keys, map(_decoded, stored), strict=True)
+        return {key: replace(ranked, stages_ms={"cache": cache_ms}) for key, ranked in decoded if ranked is not None}
+
+    async def _make(self, jobs: dict[str, _Job], depth: int) -> dict[str, _Outcome]:
+        """Makes lists, and has the good ones remembered."""
+        shallower: dict[str, _Outcome] = {}
+        if depth > TIERS[0]:
+            above = TIERS[TIERS.index(depth) - 1]
+            keys = {self._key(job, above): key for key, job in jobs.items()}
+            upper = await self._lists({inner: jobs[key] for inner, key in keys.items()}, above)
+            shallower = {keys[inner]: outcome for inner, outcome in upper.items()}
+        outcomes = await self._admitted(jobs, depth, shallower)
+        for key, outcome in outcomes.items():
+            if isinstance(outcome, _Ranked):
+                await self._cache.set(key, _encoded(outcome), self._settings.cache_ttl_s)
         return outcomes
 
-    async def _admitted(self, led: dict[str, _Job], depth: int, shallower: dict[str, _Outcome]) -> dict[str, _Outcome]:
+    async def _admitted(self, jobs: dict[str, _Job], depth: int, shallower: dict[str, _Outcome]) -> dict[str, _Outcome]:
         """Computes lists if the machine has room for that; who is refused hears it at once."""
         try:
-            with self._admission.admitted(len(led)) as place:
-                outcomes = await self._compute(led, depth, shallower)
+            with self._admission.admitted(len(jobs)) as place:
+                outcomes = await self._compute(jobs, depth, shallower)
                 place.telling &= all(isinstance(outcome, _Ranked) for outcome in outcomes.values())
                 return outcomes
         except Overloaded as error:
-            return dict.fromkeys(led, error)
+            return dict.fromkeys(jobs, error)
 
     async def _compute(self, led: dict[str, _Job], depth: int, shallower: dict[str, _Outcome]) -> dict[str, _Outcome]:
         outcomes: dict[str, _Outcome] = {k: o for k, o in shallower.items() if isinstance(o, SightlineError)}
@@ -384,7 +381,7 @@ class Searcher:
         if not unique:
             return {}
         try:
-            return dict(zip(unique, await self._encoder.encode_texts(unique), strict=True))
+            return dict(zip(unique, await self._texts.encode_texts(unique), strict=True))
         except (EncoderUnavailable, Overloaded) as error:
             return dict.fromkeys(unique, error)
         except Exception as error:  # whatever a text does to an encoder is that text's error
@@ -452,10 +449,17 @@ class Searcher:
         return self._counts[key]
 
     def _key(self, job: _Job, depth: int) -> str:
-        """The cache key of a list: everything that changes it."""
+        """The cache key of a list: everything that changes it.
+
+        The generation's id stands for the index's vectors, payloads and graph, and is unique among all servers that
+        share a Redis. The model's fingerprint covers its weights and preprocessing. The request's fingerprint covers
+        the index's name, the terms, the filter and the threshold; `depth` is how far its pages reach. A tenant, once
+        searches have one, belongs here too. The precision in which texts are encoded is left out, so that servers on
+        different processors show pages of one list.
+        """
         generation = job.serving.generation
         search = [self._settings.search_ef, _EXACT_BELOW, [*TIERS, GRAPH_DEPTH]]
-        return digest([_SCHEMA, generation.id, generation.model.fingerprint, job.fingerprint, depth, search])
+        return "list:" + digest([_SCHEMA, generation.id, generation.model.fingerprint, job.fingerprint, depth, search])
 
 
 # ---------------------------------------------------------------- lists

@@ -172,8 +172,35 @@ class Settings(BaseSettings):
     cache_max_bytes: int = Field(
         64 * 1024 * 1024, ge=0, description="Bytes of answers remembered in this process; 0 remembers nothing."
     )
+    cache_embedding_bytes: int = Field(
+        32 * 1024 * 1024,
+        ge=0,
+        description="Bytes of texts' embeddings remembered in this process, apart from answers; 0 remembers none. "
+        "32 MB hold about 13,000 of 512 dimensions.",
+    )
     cache_ttl_s: float = Field(
-        3600, gt=0, description="Seconds an answer is remembered. Promotions change the key anyway."
+        3600,
+        gt=0,
+        description="Seconds an answer is remembered; a copy that a server took from Redis may live one minute longer. "
+        "Promotions change the key anyway.",
+    )
+
+    redis_url: SecretStr = Field(
+        SecretStr(""),
+        description="Redis behind the cache in memory, shared by all servers: redis://USER:PASSWORD@HOST:PORT/0, or "
+        "rediss:// for TLS (?ssl_ca_certs=FILE for your own authority). Empty for none. Searches work without it.",
+    )
+    redis_cluster: bool = Field(
+        False, description="Whether REDIS_URL is a node of a Redis Cluster; the others are found from there."
+    )
+    redis_pool: int = Field(
+        20, ge=1, le=1000, description="Connections to Redis at most (in a cluster, to each node); more requests wait."
+    )
+    redis_timeout_ms: int = Field(
+        50,
+        ge=1,
+        description="Milliseconds a request to Redis may take, connecting included, before it counts as a miss: what a "
+        "broken cache costs a look-up, until it is left alone after 5 failures in a row.",
     )
 
     api_host: str = Field("127.0.0.1", description="Address to listen on. Containers set 0.0.0.0.")
@@ -202,6 +229,13 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line written."
     )
+
+    def environment(self) -> dict[str, str]:
+        """These settings as variables for a child process, secrets as they are: never log it."""
+        values = self.model_dump(mode="json") | {
+            name: value.get_secret_value() for name, value in self if isinstance(value, SecretStr)
+        }
+        return {name.upper(): str(value) for name, value in values.items() if value is not None}
 
 
 @cache

@@ -16,7 +16,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from engine.ports import Cache, Encoder
+from engine.caches.choice import Caches
+from engine.ports import Encoder
 from engine.settings import Settings
 from graphql_api import graphiql
 from graphql_api.context import Context
@@ -43,11 +44,11 @@ PAGE_POLICY: Final = (
 def create_app(
     settings: Settings,
     encoder: Encoder | None = None,
-    cache: Cache | None = None,
+    caches: Caches | None = None,
     services: Services | None = None,
 ) -> Starlette:
-    """The application. An `encoder` or `cache` given replaces the settings' own; `services` replaces all."""
-    services = services or Services(settings, encoder, cache)
+    """The application. An `encoder` or `caches` given replaces the settings' own; `services` replaces all."""
+    services = services or Services(settings, encoder, caches)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

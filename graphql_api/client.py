@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pillow_heif import register_heif_opener
 
 from engine.batcher import AsyncEncoder
-from engine.caches.memory import MemoryCache
+from engine.caches.choice import in_memory
 from engine.errors import BadUserInput, IndexNotFound, IndexUnavailable, SightlineError
 from engine.generations import GenerationStore
 from engine.requests import SearchRequest, Term
@@ -132,11 +132,11 @@ async def _ask_index(
     first: int,
     index: str | None,
 ) -> dict[str, Any]:
-    texts, registry, cache = AsyncEncoder(encoder, settings), IndexRegistry(settings), MemoryCache(0)
+    texts, registry = AsyncEncoder(encoder, settings), IndexRegistry(settings)
     try:
         terms = (Term(vector=tuple(vector)),) if vector else ()
         request = SearchRequest(index=index, query=query or None, terms=terms, first=first)
-        (answer,) = await Searcher(texts, registry, cache, settings).search_many([request])
+        (answer,) = await Searcher(texts, registry, in_memory(0, 0), settings).search_many([request])
         if isinstance(answer, SightlineError):
             raise answer
     finally:

@@ -15,9 +15,9 @@ from typing import Final
 import structlog
 
 from engine.batcher import AsyncEncoder
-from engine.caches.memory import MemoryCache
+from engine.caches.choice import Caches, open_caches
 from engine.errors import EncoderUnavailable, SightlineError
-from engine.ports import Cache, Encoder
+from engine.ports import Encoder
 from engine.search import Searcher
 from engine.serving import IndexRegistry
 from engine.settings import Settings
@@ -63,12 +63,12 @@ class IndexStatus:
 
 
 class Services:
-    """One server's parts. Given an `encoder` or `cache` it uses those, else the ones that the settings name."""
+    """One server's parts. Given an `encoder` or `caches` it uses those, else the ones that the settings name."""
 
-    def __init__(self, settings: Settings, encoder: Encoder | None = None, cache: Cache | None = None) -> None:
+    def __init__(self, settings: Settings, encoder: Encoder | None = None, caches: Caches | None = None) -> None:
         self.settings = settings
         self.registry = IndexRegistry(settings)
-        self.cache: Cache = cache or MemoryCache(settings.cache_max_bytes)
+        self.caches = caches or open_caches(settings)
         self.draining = False
         self._encoder = encoder
         self._async_encoder: AsyncEncoder | None = None
@@ -102,7 +102,7 @@ class Services:
 
     def start(self) -> None:
         """Begins to load the model and to watch for promoted generations; returns at once."""
-        work = (self._load(), self._open(), self._watch())
+        work = (self._load(), self._open(), self._connect(), self._watch())
         self._tasks = [asyncio.create_task(part) for part in work]
 
     async def started(self) -> str | None:
@@ -120,7 +120,7 @@ class Services:
         if self._async_encoder is not None:
             await self._async_encoder.close()
         await self.registry.close()
-        await self.cache.close()
+        await self.caches.close()
 
     async def _load(self) -> None:
         try:
@@ -136,13 +136,17 @@ class Services:
             return
         self._encoder = encoder
         self._async_encoder = AsyncEncoder(encoder, self.settings)
-        self._searcher = Searcher(self._async_encoder, self.registry, self.cache, self.settings)
+        self._searcher = Searcher(self._async_encoder, self.registry, self.caches, self.settings)
 
     async def _open(self) -> None:
         """Opens the default index while the model loads; why it can't be opened is the first search's to say."""
         with suppress(SightlineError):
             async with self.registry.acquire():
                 pass
+
+    async def _connect(self) -> None:
+        """Asks the cache once, so that no search has to wait for its first connection."""
+        await self._reaches(self.caches.ping)
 
     async def _watch(self) -> None:
         """Watches for promoted generations for as long as the server lives."""
@@ -188,7 +192,7 @@ class Services:
 
     async def health(self) -> Parts:
         """A look at each part, all at once."""
-        index, cache = await asyncio.gather(self._reaches(self._ask_index), self._reaches(self.cache.ping))
+        index, cache = await asyncio.gather(self._reaches(self._ask_index), self._reaches(self.caches.ping))
         encoder = self._encoder if self._searcher is not None else None
         return Parts(
             encoder_loaded=encoder is not None,

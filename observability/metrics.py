@@ -28,4 +28,11 @@ encoder_inference_duration = Histogram(
     "sightline_encoder_inference_duration_seconds", "One pass of the encoder.", buckets=_LATENCY_BUCKETS
 )
 cache_requests = Counter("sightline_cache_requests_total", "Look-ups in a cache.", ["tier", "result"])
+cache_errors = Counter(
+    "sightline_cache_errors_total", "What went wrong with a cache; searches went on.", ["tier", "reason"]
+)
+cache_breaker_open = Gauge("sightline_cache_breaker_open", "1 while a cache that failed is not asked.", ["tier"])
+query_embeddings = Counter(
+    "sightline_query_embeddings_total", "Texts of searches, by where their embeddings came from.", ["source"]
+)
 indexing_images = Counter("sightline_indexing_images_total", "Images handled by indexing.", ["result"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from observability import metrics
@@ -30,18 +30,9 @@ class MemoryCache:
         """What the entries take, keys and bookkeeping included."""
         return self._bytes
 
-    async def get(self, key: str) -> bytes | None:
-        """The bytes under the key, or None when there are none or their time is over."""
-        entry = self._entries.get(key)
-        if entry is not None and entry[1] <= self._clock():
-            self._remove(key)
-            entry = None
-        if entry is None:
-            self._misses.inc()
-            return None
-        self._entries.move_to_end(key)
-        self._hits.inc()
-        return entry[0]
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The bytes under each key, in their order; None where there are none or their time is over."""
+        return [self._get(key) for key in keys]
 
     async def set(self, key: str, value: bytes, ttl_s: float) -> None:
         """Stores bytes for `ttl_s` seconds; what is larger than the whole cache is not stored."""
@@ -62,6 +53,18 @@ class MemoryCache:
         """Forgets everything."""
         self._entries.clear()
         self._bytes = 0
+
+    def _get(self, key: str) -> bytes | None:
+        entry = self._entries.get(key)
+        if entry is not None and entry[1] <= self._clock():
+            self._remove(key)
+            entry = None
+        if entry is None:
+            self._misses.inc()
+            return None
+        self._entries.move_to_end(key)
+        self._hits.inc()
+        return entry[0]
 
     def _remove(self, key: str) -> None:
         entry = self._entries.pop(key, None)

@@ -53,8 +53,7 @@ def running(settings: Settings, command: Sequence[str] = SERVE) -> Iterator[Serv
 
     Raises `SightlineError` with the server's own words when it does not get ready.
     """
-    values = {name.upper(): str(value) for name, value in settings.model_dump(mode="json").items() if value is not None}
-    environment = os.environ | values | {"API_HOST": "127.0.0.1", "API_PORT": "0"}
+    environment = os.environ | settings.environment() | {"API_HOST": "127.0.0.1", "API_PORT": "0"}
     with tempfile.TemporaryFile() as errors, tempfile.NamedTemporaryFile() as said:
         started = time.perf_counter()
         process = subprocess.Popen(command, env=environment, stdout=said.file, stderr=errors)  # noqa: S603 - ourselves

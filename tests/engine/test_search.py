@@ -14,6 +14,7 @@ import orjson
 import pytest
 
 from engine.batcher import AsyncEncoder
+from engine.caches.choice import Caches, in_memory
 from engine.caches.memory import MemoryCache
 from engine.errors import (
     BadUserInput,
@@ -77,10 +78,30 @@ async def registry(settings: Settings) -> AsyncIterator[IndexRegistry]:
     await registry.close()
 
 
+class Counted(MemoryCache):
+    """A cache of one megabyte that notes its look-ups, and takes a moment for them as one far away does."""
+
+    def __init__(self) -> None:
+        super().__init__(1_000_000)
+        self.lookups: list[list[str]] = []
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """What is there."""
+        self.lookups.append(list(keys))
+        await asyncio.sleep(0)
+        return await super().get_many(keys)
+
+
 @pytest.fixture
-def cache() -> MemoryCache:
-    """A cache of one megabyte."""
-    return MemoryCache(1_000_000)
+def cache() -> Counted:
+    """The cache of lists."""
+    return Counted()
+
+
+@pytest.fixture
+def caches(cache: Counted) -> Caches:
+    """That, and one of embeddings."""
+    return Caches(cache, MemoryCache(1_000_000))
 
 
 @pytest.fixture
@@ -91,11 +112,11 @@ def encoder() -> Watched:
 
 @pytest.fixture
 async def searcher(
-    encoder: Watched, registry: IndexRegistry, cache: MemoryCache, settings: Settings
+    encoder: Watched, registry: IndexRegistry, caches: Caches, settings: Settings
 ) -> AsyncIterator[Searcher]:
     """A searcher of real parts."""
     batched = AsyncEncoder(encoder, settings)
-    yield Searcher(batched, registry, cache, settings)
+    yield Searcher(batched, registry, caches, settings)
     await batched.close()
 
 
@@ -249,7 +270,7 @@ async def test_the_cursor_of_another_generation_is_stale(
     await asyncio.to_thread(build, tmp_path, ["red car", "blue car"], WordEncoder(48))
     settings = Settings(_env_file=None, index_path=tmp_path)
     registry, batched = IndexRegistry(settings), AsyncEncoder(encoder, settings)
-    searcher = Searcher(batched, registry, MemoryCache(100_000), settings)
+    searcher = Searcher(batched, registry, in_memory(100_000, 100_000), settings)
     page = await ask(searcher, "red car", first=1)
     await asyncio.to_thread(build, tmp_path, ["red car", "green car"], WordEncoder(48))
     await registry.refresh()
@@ -319,7 +340,7 @@ async def test_filters_that_differ_in_type_only_are_not_confused(searcher: Searc
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"[[[1]],1,2,3,4]", b'[[["a","b",{}]],1,2,3,"hnsw"]', b"\xff"])
-async def test_damaged_cache_entries_are_misses(searcher: Searcher, cache: MemoryCache, damage: bytes):
+async def test_damaged_cache_entries_are_misses(searcher: Searcher, cache: Counted, damage: bytes):
     """The answer is computed again, and is right."""
     before = await ask(searcher, "red car")
     for key in list(cache._entries):
@@ -337,6 +358,35 @@ async def test_a_batch_is_one_pass_of_the_encoder(searcher: Searcher, encoder: W
     results = [answer for answer in answers if isinstance(answer, SearchResult)]
     assert [captions(result)[0] for result in results] == [*texts, "blue dog"]
     assert [result.request for result in results] == requests
+
+
+async def test_searches_of_one_request_are_looked_up_together(searcher: Searcher, cache: Counted):
+    """One look-up, whatever they are; and those that are remembered do not wait for those that are made."""
+    requests = [SearchRequest(query=f"{color} car") for color in PALETTE]
+    await searcher.search_many(requests[:2])
+    answers = await searcher.search_many(requests)
+    assert [len(keys) for keys in cache.lookups] == [2, len(requests)]
+    assert [answer.cached for answer in answers if isinstance(answer, SearchResult)] == [True, True] + [False] * (
+        len(requests) - 2
+    )
+
+
+async def test_equal_requests_in_flight_are_looked_up_once(searcher: Searcher, cache: Counted):
+    """A far cache is asked once for what many want at the same time, whether it has it or not."""
+    for number in range(2):
+        cache.lookups.clear()
+        results = await asyncio.gather(*(ask(searcher, "pink dog") for _ in range(10)))
+        assert len(cache.lookups) == 1
+        assert {result.cached for result in results} == {number == 1}
+
+
+async def test_embeddings_are_remembered_apart_from_lists(searcher: Searcher, encoder: Watched, cache: Counted):
+    """The same words under another filter are not encoded again, and neither when all lists are forgotten."""
+    await ask(searcher, "pink house")
+    assert not (await ask(searcher, "pink house", filter=Match("category", ("house",)))).cached
+    await cache.close()
+    assert not (await ask(searcher, "pink house")).cached
+    assert encoder.batches == [["pink house"]]
 
 
 async def test_equal_requests_in_flight_are_computed_once(searcher: Searcher, encoder: Watched):
@@ -396,11 +446,12 @@ async def test_latencies_are_recorded(searcher: Searcher):
 
 
 async def test_ready_takes_a_real_query(searcher: Searcher, encoder: Watched, tmp_path: Path):
-    """Through encoder and index; without an index it says what is missing."""
+    """Through encoder and index, also when words are remembered; without an index it says what is missing."""
+    await ask(searcher, "a picture")
     await searcher.ready()
-    assert len(encoder.batches) == 1
+    assert len(encoder.batches) == 2
     missing = Settings(_env_file=None, index_path=tmp_path)
-    other = Searcher(searcher._encoder, IndexRegistry(missing), MemoryCache(0), missing)
+    other = Searcher(searcher._encoder, IndexRegistry(missing), in_memory(0, 0), missing)
     with pytest.raises(IndexNotFound, match="sightline index"):
         await other.ready()
 

@@ -98,12 +98,12 @@ def api(library: Library, encoder: CountingEncoder, tmp_path_factory: pytest.Tem
 
 @pytest.fixture
 def serve(library: Library, tmp_path: Path) -> Serve:
-    """Starts a server of the test's own: `serve(encoder=..., cache=..., wait=..., **settings)`."""
+    """Starts a server of the test's own: `serve(encoder=..., caches=..., wait=..., **settings)`."""
 
     @contextmanager
-    def start(*, encoder: Any = None, cache: Any = None, wait: bool = True, **values: Any) -> Iterator[Api]:
+    def start(*, encoder: Any = None, caches: Any = None, wait: bool = True, **values: Any) -> Iterator[Api]:
         settings = library.settings(tmp_path / "data", **values)
-        with run_server(create_app(settings, encoder or WordEncoder(), cache), wait=wait) as running:
+        with run_server(create_app(settings, encoder or WordEncoder(), caches), wait=wait) as running:
             yield running
 
     return start

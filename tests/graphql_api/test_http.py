@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from engine.caches.choice import Caches
 from engine.ports import Vectors
 from graphql_api import http
 from tests.graphql_api.live import Api, Serve, eventually
@@ -20,9 +21,9 @@ QUERY = {"query": "{ __typename }"}
 class BrokenCache:
     """A cache with a fault that nobody expected."""
 
-    async def get(self, key: str) -> bytes | None:
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Fails, with a secret in its message."""
-        message = f"secret of {len(key)}"
+        message = f"secret of {len(keys)}"
         raise ZeroDivisionError(message)
 
     async def set(self, key: str, value: bytes, ttl_s: float) -> None:
@@ -148,7 +149,7 @@ def test_a_browser_gets_the_explorer(api: Api):
 
 def test_internal_faults_are_masked(serve: Serve, capfd: pytest.CaptureFixture[str]):
     """The client gets an id and no detail; the log has the id and the cause."""
-    with serve(cache=BrokenCache()) as api:
+    with serve(caches=Caches(BrokenCache(), BrokenCache())) as api:
         error = api.error('{ search(query: "red") { cached } }')
         assert api.data("{ health { status cacheReachable } }")["health"] == {
             "status": "DEGRADED",

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.graphql_api.live import Api, CountingEncoder, Serve
+from tests.support.redis import RedisServer
 
 PAGE = """query Page($query: String, $first: Int!, $after: String, $filter: ImageFilter, $threshold: Float! = 0) {
   search(query: $query, first: $first, after: $after, filter: $filter, scoreThreshold: $threshold) {
@@ -210,6 +213,35 @@ def test_a_healthy_server_says_so(api: Api):
         "status": "HEALTHY", "encoderLoaded": True, "indexReachable": True, "cacheReachable": True,
         "device": "cpu", "model": "words", "runtime": "NumPy",
     }  # fmt: skip
+
+
+def test_a_lost_cache_is_a_degraded_server_that_answers(serve: Serve):
+    """Nobody listens where Redis should be: health says so, and searches are answered as ever."""
+    with serve(redis_url="redis://127.0.0.1:9/0") as api:
+        asked = "{ health { status encoderLoaded indexReachable cacheReachable } }"
+        assert api.data(asked)["health"] == {
+            "status": "DEGRADED", "encoderLoaded": True, "indexReachable": True, "cacheReachable": False,
+        }  # fmt: skip
+        answers = [api.data('{ search(query: "red") { cached edges { rank } } }')["search"] for _ in range(2)]
+        metrics = api.client.get("/metrics").text
+    assert [(answer["cached"], len(answer["edges"])) for answer in answers] == [(False, 10), (True, 10)]
+    assert 'sightline_cache_errors_total{reason="connection",tier="redis"}' in metrics
+
+
+@pytest.mark.programs
+def test_servers_share_what_they_remember(serve: Serve, tmp_path: Path):
+    """A server that has just started, on the same generation, finds in Redis what another one made."""
+    encoders = [CountingEncoder(), CountingEncoder()]
+    with RedisServer(tmp_path) as redis:
+        for encoder in encoders:
+            with serve(encoder=encoder, redis_url=redis.url, redis_timeout_ms=20_000) as api:
+                assert api.data("{ health { status } }") == {"health": {"status": "HEALTHY"}}
+                cached = api.data('{ search(query: "a shared red") { cached } }')["search"]["cached"]
+            assert cached == (encoder is encoders[1])
+            shutil.rmtree(tmp_path / "data")
+        kinds = sorted({key.rpartition(":")[0] for key in redis.stored()})
+    assert [encoder.batches.count(["a shared red"]) for encoder in encoders] == [1, 0]
+    assert kinds == ["sightline:embedding", "sightline:list"]
 
 
 def test_percentiles_wait_for_enough_samples(serve: Serve):

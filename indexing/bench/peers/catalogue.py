@@ -76,7 +76,7 @@ class Sightline(_Base):
 
     name = "sightline"
     path = "/graphql"
-    note = "sightline: `sightline index` and `sightline serve` as they come, without the cache of answers."
+    note = "sightline: `sightline index` and `sightline serve` as they come, without its caches."
 
     def prepare(self, material: Material, environments: Environments) -> float | None:  # noqa: ARG002 - it is ours
         """Indexes the files. A few are indexed first, because a model is exported for the CPU when it is first used."""
@@ -113,6 +113,8 @@ class Sightline(_Base):
             "CLIP_MODEL": material.model,
             "CLIP_PRETRAINED": material.pretrained,
             "CACHE_MAX_BYTES": "0",
+            "CACHE_EMBEDDING_BYTES": "0",
+            "REDIS_URL": "",
         }
         return Command((sys.executable, "-m", "sightline", *words), values)
 

@@ -35,6 +35,11 @@ async def index(tmp_path: Path) -> AsyncIterator[ProcessIndex]:
     await index.close()
 
 
+def environment(process: int) -> list[str]:
+    """The variables that a process was started with."""
+    return Path(f"/proc/{process}/environ").read_bytes().decode().split("\0")
+
+
 async def nearest(index: ProcessIndex, number: int) -> Hit:
     """The first hit for the vector of a point."""
     [[hit]] = await index.search([VectorQuery(ROWS[number], limit=1)])
@@ -173,12 +178,11 @@ def test_the_process_imports_no_torch():
     ],
 )
 async def test_the_process_asks_for_huge_pages_unless_somebody_decided(
-    index: ProcessIndex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: str, after: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: str, after: str
 ):
     monkeypatch.setenv("GLIBC_TUNABLES", before)
-    other = await ProcessIndex.create(tmp_path / "other", 8, Settings(_env_file=None))
+    index = await ProcessIndex.create(tmp_path / "shard", 8, SETTINGS)
     try:
-        environment = Path(f"/proc/{other.process_id}/environ").read_bytes().decode().split("\0")
-        assert f"GLIBC_TUNABLES={after}" in environment
+        assert f"GLIBC_TUNABLES={after}" in environment(index.process_id)
     finally:
-        await other.close()
+        await index.close()

@@ -1,9 +1,8 @@
-"""The in-process cache keeps its bounds."""
+"""The in-process cache keeps its bounds. What all caches have in common is in test_contract."""
 
 from __future__ import annotations
 
 from engine.caches.memory import MemoryCache
-from observability import metrics
 
 
 class Clock:
@@ -15,25 +14,15 @@ class Clock:
         return self.now
 
 
-async def test_what_was_stored_is_found():
-    """Bytes come back as they were; another key is a miss; storing again replaces."""
-    cache = MemoryCache(10_000)
-    await cache.set("a", b"1", ttl_s=60)
-    assert (await cache.get("a"), await cache.get("b")) == (b"1", None)
-    await cache.set("a", b"22", ttl_s=60)
-    assert await cache.get("a") == b"22"
-    assert await cache.ping()
-
-
-async def test_entries_live_for_their_time():
+async def test_entries_live_to_the_last_moment():
     """Until the last moment before the time is over, and not at it; nothing is left of them."""
     clock = Clock()
     cache = MemoryCache(10_000, clock)
     await cache.set("a", b"1", ttl_s=60)
     clock.now += 59.9
-    assert await cache.get("a") == b"1"
+    assert await cache.get_many(["a"]) == [b"1"]
     clock.now += 0.1
-    assert await cache.get("a") is None
+    assert await cache.get_many(["a"]) == [None]
     assert cache.used_bytes == 0
 
 
@@ -42,9 +31,10 @@ async def test_the_least_recently_used_entry_goes_first():
     cache = MemoryCache(4_000)
     for key in "abc":
         await cache.set(key, bytes(1000), ttl_s=60)
-    await cache.get("a")
+    await cache.get_many(["a"])
     await cache.set("d", bytes(1000), ttl_s=60)
-    assert [key for key in "abcd" if await cache.get(key) is not None] == ["a", "c", "d"]
+    found = await cache.get_many(list("abcd"))
+    assert [key for key, value in zip("abcd", found, strict=True) if value is not None] == ["a", "c", "d"]
 
 
 async def test_it_never_grows_beyond_its_bytes():
@@ -63,25 +53,11 @@ async def test_what_is_larger_than_the_cache_is_not_stored():
     await cache.set("small", b"1", ttl_s=60)
     await cache.set("large", b"1", ttl_s=60)
     await cache.set("large", bytes(2_000), ttl_s=60)
-    assert (await cache.get("small"), await cache.get("large")) == (b"1", None)
+    assert await cache.get_many(["small", "large"]) == [b"1", None]
 
 
 async def test_no_bytes_remember_nothing():
     """A size of 0 turns the cache off."""
     cache = MemoryCache(0)
     await cache.set("a", b"", ttl_s=60)
-    assert await cache.get("a") is None
-
-
-async def test_lookups_are_counted():
-    """Hits and misses appear in the metrics."""
-
-    def count(result: str) -> float:
-        value: float = metrics.cache_requests.labels(tier="memory", result=result)._value.get()
-        return value
-
-    cache, hits, misses = MemoryCache(10_000), count("hit"), count("miss")
-    await cache.get("a")
-    await cache.set("a", b"1", ttl_s=60)
-    await cache.get("a")
-    assert (count("hit") - hits, count("miss") - misses) == (1, 1)
+    assert await cache.get_many(["a"]) == [None]
