@@ -64,6 +64,7 @@ _TERMS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "other_bytes": ("bytes", ("1", "N")),
 }
 _MISSED: Final = "of the nearest 10 missed"
+_MISSED_TERMS: Final = ("1", "ln N", "sqrt N")
 _SEARCH_TERMS: Final = ("ln N", "d ln N", "N d")  # the last for the graphs, one for each gigabyte of vectors
 
 
@@ -250,7 +251,7 @@ def _laws(
         at = [found[*size, ef] for size in sizes]
         laws[f"search_p50_ms@{ef}"] = fitted([searched.latency.p50 for searched in at], _SEARCH_TERMS, "ms")
         laws[f"search_p95_ms@{ef}"] = fitted([searched.latency.p95 for searched in at], _SEARCH_TERMS, "ms")
-        laws[f"misses@{ef}"] = fitted([1 - searched.recall for searched in at], _SEARCH_TERMS, _MISSED)
+        laws[f"misses@{ef}"] = fitted([1 - searched.recall for searched in at], _MISSED_TERMS, _MISSED)
     return laws
 
 

@@ -29,6 +29,7 @@ TERMS: Final[Mapping[str, Callable[[float, float], float]]] = {
     "1": lambda _n, _d: 1,
     "ln N": lambda n, _d: math.log(n),
     "d ln N": lambda n, d: d * math.log(n),
+    "sqrt N": lambda n, _d: math.sqrt(n),
     "N": lambda n, _d: n,
     "N d": lambda n, d: n * d,
     "N ln N": lambda n, _d: n * math.log(n),

@@ -37,7 +37,7 @@ def test_command_prints_a_plan_or_json():
     """`sightline plan` on the shipped laws: every figure and what it rests on, or all of it as JSON."""
     asked = ["plan", "--images", "100M", "--model", "ViT-H-14", "--p95", "50ms", "--qps", "500"]
     shown = CliRunner().invoke(app, asked, catch_exceptions=False).stdout
-    for words in ("Qdrant nodes", "API replicas", "~1 ", "extrapolated", "Cost:", "shardNumber:", "bench growth"):
+    for words in ("Qdrant nodes", "API replicas", "~1 ", "assumed", "Cost:", "shardNumber:", "bench growth"):
         assert words in shown
     printed = yaml.safe_load(CliRunner().invoke(app, [*asked, "--json"], catch_exceptions=False).stdout)
     assert printed["request"]["images"] == 1e8

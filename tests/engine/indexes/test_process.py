@@ -17,7 +17,7 @@ import pytest
 
 from engine.errors import IndexCorrupt, IndexUnavailable
 from engine.indexes.edge import EdgeIndex
-from engine.indexes.process import ProcessIndex
+from engine.indexes.process import ProcessIndex, _with_huge_pages
 from engine.ports import Hit, Point, VectorQuery
 from engine.settings import Settings
 
@@ -110,7 +110,7 @@ def test_the_process_ends_when_its_parent_is_gone(tmp_path: Path, ending: str):
     """However the parent ends, no index process is left behind to keep the files locked."""
     program = f"""
 import asyncio, os, pathlib, signal
-from engine.indexes.process import ProcessIndex
+from engine.indexes.process import ProcessIndex, _with_huge_pages
 from engine.settings import Settings
 async def main():
     index = await ProcessIndex.create(pathlib.Path({str(tmp_path / "shard")!r}), 4, Settings(_env_file=None))
@@ -177,12 +177,14 @@ def test_the_process_imports_no_torch():
         ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
     ],
 )
-async def test_the_process_asks_for_huge_pages_unless_somebody_decided(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: str, after: str
-):
-    monkeypatch.setenv("GLIBC_TUNABLES", before)
+def test_huge_pages_are_asked_for_unless_somebody_decided(before: str, after: str):
+    assert _with_huge_pages(before) == after
+
+
+async def test_the_process_asks_for_huge_pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     index = await ProcessIndex.create(tmp_path / "shard", 8, SETTINGS)
     try:
-        assert f"GLIBC_TUNABLES={after}" in environment(index.process_id)
+        assert "GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in environment(index.process_id)
     finally:
         await index.close()
