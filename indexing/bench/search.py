@@ -59,7 +59,7 @@ REPEATED: Final = 0.3
 LIMIT_MS: Final = 50.0
 """95 % of answers must come within this, to count as sustained."""
 
-_WARM_UP: Final = 50
+_WARM_UP: Final = 300
 _JUDGED: Final = 100
 """Queries whose answers are compared with all vectors; a million of them take half a second each."""
 
