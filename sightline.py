@@ -354,21 +354,24 @@ def bench_models(
 @generations_app.command("list")
 def list_generations(index: IndexName = None, as_json: AsJson = False) -> None:
     """List an index's generations; the serving one is marked."""
-    from engine.generations import GenerationStore
+    from engine.generations import generations_of
 
-    store = GenerationStore(settings().index_path, index or settings().index_name)
-    serving = store.current()
-    rows = [
-        {
-            "id": g.id,
-            "state": g.state,
-            "serving": serving is not None and g.id == serving.id,
-            "model": g.model.name,
-            "points": g.points,
-            "createdAt": g.created_at,
-        }
-        for g in store.list()
-    ]
+    async def read() -> list[dict[str, Any]]:
+        async with generations_of(settings(), index or settings().index_name) as store:
+            serving = await store.current_id()
+            return [
+                {
+                    "id": g.id,
+                    "state": g.state,
+                    "serving": g.id == serving,
+                    "model": g.model.name,
+                    "points": g.points,
+                    "createdAt": g.created_at,
+                }
+                for g in await store.list()
+            ]
+
+    rows = asyncio.run(read())
     if as_json:
         _print_json(rows)
         return
@@ -385,19 +388,26 @@ def list_generations(index: IndexName = None, as_json: AsJson = False) -> None:
 @generations_app.command()
 def promote(generation: str, index: IndexName = None) -> None:
     """Make a generation the serving one, in one atomic switch."""
-    from engine.generations import GenerationStore
+    from engine.generations import generations_of
 
-    GenerationStore(settings().index_path, index or settings().index_name).promote(generation)
+    async def switch() -> None:
+        async with generations_of(settings(), index or settings().index_name) as store:
+            await store.promote(generation)
+
+    asyncio.run(switch())
     out.print(f"{generation} serves.")
 
 
 @generations_app.command()
 def rollback(index: IndexName = None) -> None:
     """Go back to the generation that served before."""
-    from engine.generations import GenerationStore
+    from engine.generations import generations_of
 
-    generation = GenerationStore(settings().index_path, index or settings().index_name).rollback()
-    out.print(f"{generation.id} serves again.")
+    async def switch() -> str:
+        async with generations_of(settings(), index or settings().index_name) as store:
+            return (await store.rollback()).id
+
+    out.print(f"{asyncio.run(switch())} serves again.")
 
 
 if __name__ == "__main__":

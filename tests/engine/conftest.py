@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from engine.generations import Generation, GenerationStore
 from engine.indexes.edge import EdgeIndex
 from engine.ports import Encoder, Point
 from engine.settings import Settings
+from tests.support.qdrant import QdrantServer
 
 Build = Callable[..., Generation]
 
@@ -53,3 +54,12 @@ def build(
 def build_fixture() -> Build:
     """Builds a generation; call it from tests and fixtures that are not async."""
     return build
+
+
+@pytest.fixture(scope="session")
+def qdrant_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantServer]:
+    """The stand-in, undisturbed; tests that disturb it start their own."""
+    server = QdrantServer(tmp_path_factory.mktemp("qdrant"))
+    server.start()
+    yield server
+    server.stop()
