@@ -53,6 +53,7 @@ class IndexRegistry:
         self._retired: list[_Slot] = []
         self._stores: dict[str, Generations] = {}
         self._opening: dict[str, asyncio.Task[None]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._refreshing = asyncio.Lock()
         self._refused: dict[str, str] = {}
 
@@ -103,6 +104,7 @@ class IndexRegistry:
         self._stores.clear()
         for slot in slots:
             await slot.serving.index.close()
+        await asyncio.gather(*self._closing, return_exceptions=True)
         for store in stores:
             await store.close()
 
@@ -171,9 +173,13 @@ class IndexRegistry:
         await self._close_unused(old)
 
     async def _close_unused(self, slot: _Slot) -> None:
+        """Closes what was left by its last user; that goes on if who waits for it is cancelled."""
         if slot.retired and slot.users == 0 and slot in self._retired:
             self._retired.remove(slot)
-            await slot.serving.index.close()
+            task = asyncio.create_task(slot.serving.index.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+            await asyncio.shield(task)
 
     def _refuse(self, name: str, what: str, error: SightlineError) -> None:
         if self._refused.get(name) != what:

@@ -124,6 +124,21 @@ async def prune_keeps_the_newest_and_always_the_serving_one(make: Make) -> None:
     expect_equal(await store.list(), [serving, building], "what is left when nothing is to be kept")
 
 
+async def prune_takes_those_first_that_were_held_back(make: Make) -> None:
+    """What served before is where a rollback goes to, so it outlasts what never served; a person may have it serve."""
+    store = make("pictures")
+    first, second, third = [await built(store) for _ in range(3)]
+    held = await store.finish(await store.begin(MODEL), 0, held="its recall is low")
+    for generation in (first, second):
+        await store.promote(generation.id)
+    expect_equal(await store.prune(keep=3), [held], "what was deleted")
+    held = await store.finish(await store.begin(MODEL), 0, held="its recall is low")
+    expect_equal(await store.promote(held.id), held, "the promoted one")
+    await store.promote(third.id)
+    expect_equal(await store.rollback(), held, "one step back")
+    expect_equal(await store.list(), [first, second, third, held], "what is left")
+
+
 async def the_serving_generation_can_not_be_discarded(make: Make) -> None:
     """Another must serve first. Its folder goes with a discarded one."""
     store = make("pictures")
@@ -233,6 +248,7 @@ GENERATIONS: Final[tuple[Callable[[Make], Awaitable[None]], ...]] = (
     rollback_goes_back_step_by_step,
     a_rollback_forgets_what_it_left,
     prune_keeps_the_newest_and_always_the_serving_one,
+    prune_takes_those_first_that_were_held_back,
     the_serving_generation_can_not_be_discarded,
     beginning_with_a_base_copies_its_points,
     the_points_of_another_model_are_not_copied,

@@ -88,7 +88,11 @@ class Generations(Protocol):
         ...
 
     async def prune(self, keep: int) -> builtins.list[Generation]:
-        """Deletes all ready generations but the newest `keep`; the serving one counts first and always stays."""
+        """Deletes all ready generations but `keep`, and returns them.
+
+        The serving one counts first and always stays, then the newest, and last those that were held back and never
+        served: they are no place to roll back to.
+        """
         ...
 
     async def verify(self, generation: Generation) -> None:

@@ -151,10 +151,10 @@ class GenerationStore:
         raise IndexNotReady(f"Index {self.index!r} has no earlier generation to go back to. Promote one by its id.")
 
     def prune(self, keep: int) -> builtins.list[Generation]:
-        """Deletes all ready generations but the newest `keep`; the serving one counts first and always stays."""
-        serving = self._pointed()[:1]
+        """Deletes all ready generations but `keep`: see `Generations`."""
+        served = self._pointed()
         ready = [generation for generation in reversed(self.list()) if generation.state == "ready"]
-        ready.sort(key=lambda generation: generation.id not in serving)
+        ready.sort(key=lambda one: (one.id not in served[:1], one.held is not None and one.id not in served))
         for generation in (gone := ready[max(keep, 1) :]):
             self.discard(generation)
         return gone
@@ -268,7 +268,7 @@ class FolderGenerations:
         return await _ended(self._store.rollback)
 
     async def prune(self, keep: int) -> builtins.list[Generation]:
-        """Deletes all ready generations but the newest `keep`; a server that still has one open keeps its files."""
+        """Deletes all ready generations but `keep`; a server that still has one open keeps its files."""
         return await _ended(partial(self._store.prune, keep))
 
     async def verify(self, generation: Generation) -> None:

@@ -108,7 +108,7 @@ class QdrantGenerations:
 
     async def discard(self, generation: Generation) -> None:
         """Deletes a generation. Raises `BadUserInput` for the one that serves."""
-        if generation.id == await self.current_id():
+        if generation.id == await self._serving():
             raise BadUserInput(f"Generation {generation.id} serves index {self._index!r}. Promote another one first.")
         await self._connection.drop(self._collection(generation.id))
         await asyncio.to_thread(shutil.rmtree, generation.path, ignore_errors=True)
@@ -163,7 +163,7 @@ class QdrantGenerations:
             raise IndexNotReady(
                 f"Generation {id} of index {self._index!r} is not complete. Run `sightline index` again to finish it."
             )
-        records, before = await self._records(), await self.current_id()
+        records, before = await self._records(), await self._serving()
         now = _later_than(records)
         if any(record.generation.id == before and not record.served_at for record in records):
             await self._note(str(before), {"served_at": now.isoformat(timespec="microseconds")})  # a promotion was cut
@@ -177,7 +177,7 @@ class QdrantGenerations:
 
     async def rollback(self) -> Generation:
         """Makes the generation serve that served before. Raises `IndexNotReady` when none is left."""
-        records, before = await self._records(), await self.current_id()
+        records, before = await self._records(), await self._serving()
         since = next((record.served_at for record in records if record.generation.id == before), None)
         earlier = [
             record
@@ -197,14 +197,14 @@ class QdrantGenerations:
         return latest
 
     async def prune(self, keep: int) -> builtins.list[Generation]:
-        """Deletes all ready generations but the newest `keep`; the serving one counts first and always stays.
+        """Deletes all ready generations but `keep`: see `Generations`.
 
         One that served until a minute ago stays until the next time: servers that have not followed yet still search
         it, and its collection is not theirs to keep.
         """
-        serving = await self.current_id()
+        serving = await self._serving()
         ready = [record for record in reversed(await self._records()) if record.generation.state == "ready"]
-        ready.sort(key=lambda record: record.generation.id != serving)
+        ready.sort(key=lambda one: (one.generation.id != serving, bool(one.generation.held and not one.served_at)))
         recently = (datetime.now(UTC) - _LEFT).isoformat(timespec="microseconds")
         gone = [record.generation for record in ready[max(keep, 1) :] if not (record.left_at or "") > recently]
         for generation in gone:
@@ -229,6 +229,12 @@ class QdrantGenerations:
 
     def _collection(self, id_: str) -> str:
         return f"{self._alias}-{id_}"
+
+    async def _serving(self) -> str | None:
+        """As `current_id`, but None for an alias that somebody moved elsewhere: it must be possible to move it back."""
+        target = await self._connection.alias_target(self._alias)
+        id_ = (target or "").removeprefix(f"{self._alias}-")
+        return id_ if ID.fullmatch(id_) else None
 
     async def _ids(self) -> builtins.list[str]:
         """The ids of all collections of this index, also of those that are no generations, oldest first."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.generations import Generation, GenerationStore
+from engine.generations import Generation, Generations, GenerationStore
 from engine.indexes.edge import EdgeIndex
 from engine.ports import Encoder, Point
 from engine.settings import Settings
@@ -48,6 +48,19 @@ def build(
     if promote:
         store.promote(generation.id)
     return generation
+
+
+async def built(store: Generations, captions: Sequence[str], encoder: Encoder, **payload: Any) -> Generation:
+    """A ready generation, on whatever store, with one picture per caption; `payload` is in each."""
+    generation = await store.begin(encoder.model)
+    index = await store.create_index(generation)
+    vectors = encoder.encode_texts(captions)
+    await index.upsert(
+        [Point(id_of(n), vector, {"caption": captions[n], **payload}) for n, vector in enumerate(vectors)]
+    )
+    await index.optimize()
+    await index.close()
+    return await store.finish(generation, len(captions))
 
 
 @pytest.fixture(scope="session", name="build")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 
 import pytest
 
@@ -12,16 +11,6 @@ from engine.conformance.generations import GENERATIONS, MODEL, Make
 from engine.errors import BadUserInput
 from engine.generations import Generations, index_names, open_generations
 from engine.settings import Settings
-from tests.support.qdrant import QdrantServer
-
-
-@pytest.fixture(params=["folder", "qdrant"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    """Settings that name each kind of store in turn."""
-    if request.param == "folder":
-        return Settings(_env_file=None, index_path=tmp_path)
-    server: QdrantServer = request.getfixturevalue("qdrant_server")
-    return server.settings(index_path=tmp_path)
 
 
 @pytest.fixture
