@@ -19,7 +19,7 @@ from typing import Final, NoReturn, Protocol
 from sqlalchemy.exc import SQLAlchemyError
 
 import engine
-from engine.errors import IndexCorrupt, LedgerUnavailable, SightlineError, SourceError
+from engine.errors import IndexCorrupt, LedgerUnavailable, NotPromoted, SightlineError, SourceError
 from engine.generations import Generation, Generations, generations_of
 from engine.ports import Encoder, Point, VectorIndex
 from engine.settings import Settings
@@ -33,6 +33,7 @@ from indexing.manifest import write_manifest
 from indexing.plan import Plan, Work, make_plan
 from indexing.sources import Problem, Source
 from indexing.sources.remote import RemoteSource
+from indexing.verification import Verification, read_canaries, verify
 from indexing.workers import DECODER, DecoderPool
 from observability.metrics import indexing_images
 
@@ -62,7 +63,8 @@ class Report:
     """What a run did. `skipped` has every file that is not in the index, from this run or an earlier one, by reason.
 
     `total` is how many pictures the index has now; `generation` serves now and has its `manifest`; `resumed` tells that
-    an interrupted run was continued, `changed` that a new generation was promoted. `replaced`
+    an interrupted run was continued, `changed` that a new generation was promoted, `held` that it was left to be
+    promoted by a person. `recall` is what the verification of a new one measured. `replaced`
     is the source that the index was made from before, if that was another one. `seconds` is the whole run,
     `encoding_seconds` the part from the first file to the last, without loading the model and building the graph.
     """
@@ -79,6 +81,8 @@ class Report:
     manifest: Path | None = None
     resumed: bool = False
     changed: bool = False
+    held: bool = False
+    recall: float | None = None
     replaced: str | None = None
     seconds: float = 0.0
     encoding_seconds: float = 0.0
@@ -92,12 +96,15 @@ async def index(
     index_name: str,
     progress: Progress,
     decoder: str = DECODER,
+    promote: bool = True,
 ) -> Report:
     """Makes the index hold what the source holds, and promotes the result. Does as little as that takes.
 
+    Without `promote` a new generation is left ready, for a person to promote.
+
     `encoder_factory` is called only if there is something to encode; `decoder` names the function that decoding
-    workers call. Raises `SourceError` if the source has no picture that can be read, and `SightlineError` if the disk
-    is full.
+    workers call. Raises `SourceError` if the source has no picture that can be read, `NotPromoted` if the result failed
+    its verification, and `SightlineError` if the disk is full.
     """
     started = time.monotonic()
     await asyncio.to_thread(source.check)
@@ -106,8 +113,20 @@ async def index(
             with store.lock():
                 ledger = await asyncio.to_thread(Ledger.open, settings, index_name)
                 try:
-                    run = _Run(source, settings, encoder_factory, index_name, progress, decoder, store, ledger)
-                    report = await run.go()
+                    with ledger.lock() as require_lock:
+                        run = _Run(
+                            source,
+                            settings,
+                            encoder_factory,
+                            index_name,
+                            progress,
+                            decoder,
+                            store,
+                            ledger,
+                            require_lock,
+                            promote,
+                        )
+                        report = await run.go()
                 finally:
                     await asyncio.to_thread(ledger.close)
     except LedgerUnavailable:  # whose disk may be full too, and is another one
@@ -131,6 +150,8 @@ class _Run:
     decoder: str
     store: Generations
     ledger: Ledger
+    require_lock: Callable[[], None]
+    promote: bool
     encoder: Encoder | None = None
     reference: Generation | None = None
     building: bool = False
@@ -140,6 +161,7 @@ class _Run:
 
     async def go(self) -> Report:
         """The whole run, noted in the ledger however it ends."""
+        read_canaries(self.settings.index_canaries)  # a mistake in them is told before the work, not after
         self.report = Report(self.index_name, self.source.name)
         run = self.ledger.start_run(self.report.source)
         outcome = "failed"
@@ -204,7 +226,7 @@ class _Run:
         there = {generation.id: generation for generation in await self.store.list()}
         for build in self.ledger.builds():
             generation = there.get(build.generation)
-            if generation and generation.state == "ready" and not build.promoted:
+            if generation and generation.state == "ready" and not (build.promoted or generation.held):
                 await self.store.promote(generation.id)
                 self.ledger.mark_promoted(generation.id)
                 self.report.changed = self.report.resumed = True
@@ -397,16 +419,24 @@ class _Run:
         disk.require(self.store.folder, (await vectors.info()).disk_bytes)
         self.progress.stage("optimizing")
         await vectors.optimize()
-        points = (await vectors.info()).points
-        if points != total:
+        self.progress.stage("verifying")
+        encoder = self._loaded() if self.settings.index_canaries else self.encoder
+        verified = await verify(vectors, total, encoder.encode_texts if encoder else None, self.settings)
+        if verified.points != total:
             raise IndexCorrupt(
-                f"The new generation has {points} vectors for {total} pictures. Run the same command again; the "
-                "serving generation is untouched."
+                f"The new generation has {verified.points} vectors for {total} pictures. Run the same command again; "
+                "the serving generation is untouched."
             )
+        self.report.recall = verified.recall
         await vectors.close()
         self._write_manifest(plan)
         self.progress.stage("finishing")
-        await self.store.finish(generation, points)
+        held = "; ".join(verified.failures) or (None if self.promote else "it was built not to be promoted")
+        await asyncio.to_thread(self.require_lock)
+        await self.store.finish(generation, total, held)
+        if held:
+            await self._hold(generation, verified)
+            return
         self.progress.stage("promoting")
         await self.store.promote(generation.id)
         self.progress.stage("promoted")
@@ -414,6 +444,18 @@ class _Run:
         await self.store.prune(self.settings.index_keep_generations)
         await self._forget()
         self.report.changed = True
+
+    async def _hold(self, generation: Generation, verified: Verification) -> None:
+        """Leaves a generation to a person. Raises `NotPromoted` if it is because of what its verification found."""
+        await self.store.prune(self.settings.index_keep_generations + 1)  # what may be rolled back to stays too
+        await self._forget()
+        self.report.held = True
+        if verified.failures:
+            raise NotPromoted(
+                f"The new generation {generation.id} is complete but was not promoted: {'; '.join(verified.failures)}. "
+                "What served before goes on. Look again with `sightline generations verify`, or promote it all the "
+                f"same with `sightline generations promote {generation.id}`."
+            )
 
     def _write_manifest(self, plan: Plan) -> None:
         if not self.reference:
