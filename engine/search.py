@@ -143,6 +143,7 @@ class Searcher:
         self.stats = RollingStats()
         self._encoder = encoder
         self._registry = registry
+        registry.speak(encoder.model)
         self._cache = cache
         self._settings = settings
         self._admission = Admission()

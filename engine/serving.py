@@ -2,7 +2,8 @@
 
 Where they are kept is not known here, only that a pointer names the generation that serves. It is looked at every
 second, so a promotion is followed within two. Nobody is interrupted by a swap: a search keeps the generation it began
-with, and the old one is closed when its last user has left.
+with, and the old one is closed when its last user has left. A generation of another model than the one that is loaded
+is not followed: words could not be searched in it, and in the one before it they can.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import structlog
 
 from engine.errors import IndexCorrupt, IndexNotFound, IndexNotReady, SightlineError
 from engine.generations import Generation, Generations, check_name, index_names, open_generations
-from engine.ports import VectorIndex
+from engine.ports import ModelInfo, VectorIndex
 from engine.settings import Settings
 
 _REFRESH_S: Final = 1.0
@@ -56,6 +57,11 @@ class IndexRegistry:
         self._closing: set[asyncio.Task[None]] = set()
         self._refreshing = asyncio.Lock()
         self._refused: dict[str, str] = {}
+        self._model: ModelInfo | None = None
+
+    def speak(self, model: ModelInfo) -> None:
+        """Says which model searches in words are made with."""
+        self._model = model
 
     @asynccontextmanager
     async def acquire(self, name: str | None = None) -> AsyncIterator[Serving]:
@@ -151,9 +157,19 @@ class IndexRegistry:
         if pointed is None or pointed == slot.serving.generation.id:
             return
         try:
-            await self._swap(name, slot, await store.get(pointed))
+            current = await store.get(pointed)
+            self._check_model(slot.serving.generation, current)
+            await self._swap(name, slot, current)
         except SightlineError as error:
             self._refuse(name, pointed, error)
+
+    def _check_model(self, old: Generation, new: Generation) -> None:
+        """Raises `IndexNotReady` if the old one can be searched in words and the new one can't."""
+        if self._model and old.model.fingerprint == self._model.fingerprint != new.model.fingerprint:
+            raise IndexNotReady(
+                f"Generation {new.id} was built with {new.model.name}, and this server has {old.model.name} loaded. "
+                f"Start it again with CLIP_MODEL={new.model.name}, or another one beside it."
+            )
 
     async def _swap(self, name: str, old: _Slot, current: Generation) -> None:
         new = next((slot for slot in self._retired if slot.serving.generation.id == current.id), None)

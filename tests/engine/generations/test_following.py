@@ -53,9 +53,11 @@ async def served(settings: Settings) -> AsyncIterator[IndexRegistry]:
 
 
 @asynccontextmanager
-async def searching(registry: IndexRegistry, settings: Settings) -> AsyncIterator[Searcher]:
+async def searching(
+    registry: IndexRegistry, settings: Settings, model: WordEncoder = ENCODER
+) -> AsyncIterator[Searcher]:
     """Searches on a registry that is watched, as a server has them."""
-    encoder = AsyncEncoder(ENCODER, settings)
+    encoder = AsyncEncoder(model, settings)
     watch = asyncio.create_task(registry.watch())
     try:
         yield Searcher(encoder, registry, MemoryCache(1 << 20), settings)
@@ -172,6 +174,35 @@ async def test_a_search_keeps_the_generation_it_began_with(named: Settings, stor
             assert await before.index.count() == len(CAPTIONS)
         with pytest.raises(IndexUnavailable, match="closed"):
             await before.index.count()
+
+
+async def test_a_generation_of_another_model_is_left_to_servers_that_speak_it(
+    named: Settings, store: Generations, monkeypatch: pytest.MonkeyPatch
+):
+    """Who has the old model goes on with the old generation; who is started with the new one gets the new one."""
+    monkeypatch.setattr(serving, "_REFRESH_S", 0.02)
+    old = await marked(store, 0)
+    await store.promote(old.id)
+    other = WordEncoder(24, name="other words")
+    new = await built(store, CAPTIONS, other, build=1)
+    async with served(named) as registry, searching(registry, named) as searcher:
+        [before] = await searcher.search_many([SearchRequest(query="red car", first=1)])
+        await store.promote(new.id)
+        await registry.refresh()
+        for text in CAPTIONS:
+            [answer] = await searcher.search_many([SearchRequest(query=text, first=1)])
+            assert isinstance(answer, SearchResult)
+            assert isinstance(before, SearchResult)
+            assert answer.generation == before.generation == old.id
+    async with served(named) as registry, searching(registry, named, other) as searcher:
+        [answer] = await searcher.search_many([SearchRequest(query="red car", first=1)])
+        assert isinstance(answer, SearchResult)
+        assert answer.generation == new.id
+        await store.promote(old.id)
+        await registry.refresh()
+        [answer] = await searcher.search_many([SearchRequest(query="blue car", first=1)])
+        assert isinstance(answer, SearchResult)
+        assert answer.generation == new.id
 
 
 async def test_an_old_generation_is_closed_though_its_last_user_gives_up(
