@@ -23,7 +23,7 @@ from observability import logs
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False, help="Image search.")
 simulate_app = typer.Typer(no_args_is_help=True, help="Make pictures or vectors whose truth is known.")
 models_app = typer.Typer(invoke_without_command=True, help="List, export and measure models.")
-generations_app = typer.Typer(no_args_is_help=True, help="List, promote and roll back an index's generations.")
+generations_app = typer.Typer(no_args_is_help=True, help="List, verify, promote, roll back and delete generations.")
 app.add_typer(simulate_app, name="simulate")
 app.add_typer(generations_app, name="generations")
 app.add_typer(models_app, name="models")
@@ -56,11 +56,14 @@ def index(
         typer.Argument(help="A folder, s3://bucket/prefix, tar shards (x-{000..099}.tar), or a list (.csv, .parquet)."),
     ],
     index: IndexName = None,
+    promote: Annotated[
+        bool, typer.Option("--promote/--no-promote", help="Whether a verified result serves, or waits to be promoted.")
+    ] = True,
 ) -> None:
     """Index pictures. Safe to interrupt and to run again: only what is new, changed or gone is touched."""
     from indexing.command import run_index
 
-    raise typer.Exit(run_index(source, index))
+    raise typer.Exit(run_index(source, index, promote=promote))
 
 
 @app.command()
@@ -354,50 +357,108 @@ def bench_models(
 @generations_app.command("list")
 def list_generations(index: IndexName = None, as_json: AsJson = False) -> None:
     """List an index's generations; the serving one is marked."""
-    from engine.generations import GenerationStore
+    from engine.generations import generations_of
 
-    store = GenerationStore(settings().index_path, index or settings().index_name)
-    serving = store.current()
-    rows = [
-        {
-            "id": g.id,
-            "state": g.state,
-            "serving": serving is not None and g.id == serving.id,
-            "model": g.model.name,
-            "points": g.points,
-            "createdAt": g.created_at,
-        }
-        for g in store.list()
-    ]
+    async def read() -> list[dict[str, Any]]:
+        async with generations_of(settings(), index or settings().index_name) as store:
+            serving = await store.current_id()
+            return [
+                {
+                    "id": g.id,
+                    "state": g.state,
+                    "serving": g.id == serving,
+                    "model": g.model.name,
+                    "points": g.points,
+                    "createdAt": g.created_at,
+                    "held": g.held if g.id != serving else None,
+                }
+                for g in await store.list()
+            ]
+
+    rows = asyncio.run(read())
     if as_json:
         _print_json(rows)
         return
     table = Table("", box=None, header_style="dim")
     table.add_column("generation", no_wrap=True, min_width=max((len(str(row["id"])) for row in rows), default=0))
-    for name in ("state", "model", "images", "created"):
+    for name in ("state", "model", "images", "created", "not promoted because"):
         table.add_column(name)
     for row in rows:
         mark = "→" if row["serving"] else ""
-        table.add_row(mark, *(str(row[key]) for key in ("id", "state", "model", "points", "createdAt")))
+        table.add_row(mark, *(str(row[key] or "") for key in ("id", "state", "model", "points", "createdAt", "held")))
     out.print(table)
 
 
 @generations_app.command()
 def promote(generation: str, index: IndexName = None) -> None:
     """Make a generation the serving one, in one atomic switch."""
-    from engine.generations import GenerationStore
+    from engine.generations import generations_of
 
-    GenerationStore(settings().index_path, index or settings().index_name).promote(generation)
+    async def switch() -> None:
+        async with generations_of(settings(), index or settings().index_name) as store:
+            await store.promote(generation)
+
+    asyncio.run(switch())
     out.print(f"{generation} serves.")
 
 
 @generations_app.command()
 def rollback(index: IndexName = None) -> None:
     """Go back to the generation that served before."""
-    from engine.generations import GenerationStore
+    from engine.generations import generations_of
 
-    generation = GenerationStore(settings().index_path, index or settings().index_name).rollback()
-    out.print(f"{generation.id} serves again.")
+    async def switch() -> str:
+        async with generations_of(settings(), index or settings().index_name) as store:
+            return (await store.rollback()).id
+
+    out.print(f"{asyncio.run(switch())} serves again.")
+
+
+@generations_app.command()
+def verify(
+    generation: Annotated[str | None, typer.Argument(help="Its id; the newest complete one when not given.")] = None,
+    index: IndexName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask whether a generation is fit to serve: are its pictures there, are the nearest found, do canaries sing.
+
+    Exit status 1 when it is not. On the embedded engine, one that a server has open can't be asked.
+    """
+    from indexing.verification_command import verify_generation
+
+    id_, found = asyncio.run(verify_generation(settings(), index or settings().index_name, generation))
+    if as_json:
+        _print_json({"generation": id_, "holds": found.holds, **asdict(found)})
+    else:
+        recall = "nothing" if found.recall is None else f"{found.recall:.3f} of {found.asked} {found.by}"
+        out.print(
+            f"{id_}: {found.points:,} of {found.expected:,} pictures; recall@10 {recall}; {found.canaries} canaries"
+        )
+        for failure in found.failures:
+            out.print(Text(f"Not fit to serve: {failure}."))
+    if not found.holds:
+        raise typer.Exit(1)
+
+
+@generations_app.command()
+def prune(
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Complete generations to keep; INDEX_KEEP_GENERATIONS when not given.")
+    ] = None,
+    index: IndexName = None,
+) -> None:
+    """Delete complete generations but the newest; the serving one counts first and always stays."""
+    from engine.generations import generations_of
+
+    async def delete() -> list[str]:
+        async with generations_of(settings(), index or settings().index_name) as store:
+            with store.lock():
+                return [gone.id for gone in await store.prune(keep or settings().index_keep_generations)]
+
+    for id_ in (gone := asyncio.run(delete())):
+        out.print(f"{id_} is deleted.")
+    if not gone:
+        out.print("Nothing to delete.")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
      │   └─ CursorStale         a page cursor of another query or generation
      ├─ IndexNotFound           no index of that name
      ├─ IndexNotReady           the index exists but has no serving generation yet
+     ├─ NotPromoted             a new generation is complete, but failed its verification
      ├─ ImageNotFound           no image of that id in the index
      ├─ Overloaded              too much work at once; carries `retry_after_ms`
      ├─ EncoderUnavailable      the encoder died or does not answer
@@ -51,6 +52,12 @@ class IndexNotReady(SightlineError):
     """The index exists, but no generation of it serves yet."""
 
     code = "INDEX_NOT_READY"
+
+
+class NotPromoted(SightlineError):
+    """A new generation is complete, but failed its verification; what served before goes on."""
+
+    code = "NOT_PROMOTED"
 
 
 class ImageNotFound(SightlineError):

@@ -133,6 +133,7 @@ class Searcher:
         self._encoder = encoder
         self._texts = CachedEncoder(encoder, caches.embeddings)
         self._registry = registry
+        registry.speak(encoder.model)
         self._cache = caches.lists
         self._settings = settings
         self._admission = Admission()

@@ -123,6 +123,19 @@ class Settings(BaseSettings):
         320, ge=32, le=2048, description="Longer side of thumbnails in pixels: a grid cell at 2x."
     )
     index_keep_generations: int = Field(2, ge=1, description="Generations kept for rollback, the serving one included.")
+    index_min_recall: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="Share of the true nearest ten that a new generation's graph must find, or it is not promoted. The "
+        "default settings reach 0.97 at a million vectors; less than 0.95 means that something went wrong. 0 asks "
+        "nothing.",
+    )
+    index_canaries: Path | None = Field(
+        None,
+        description='JSON file of searches that must find certain pictures before a generation is promoted: [{"query": '
+        '"a red car", "expect": ["cars/1.jpg"], "within": 10}]. Empty for none.',
+    )
 
     search_hnsw_m: int = Field(
         16, ge=4, le=128, description="HNSW links per node. 16 holds recall at 1M x 512 in bounded RAM."

@@ -16,7 +16,7 @@ from pillow_heif import register_heif_opener
 from engine.batcher import AsyncEncoder
 from engine.caches.choice import in_memory
 from engine.errors import BadUserInput, IndexNotFound, IndexUnavailable, SightlineError
-from engine.generations import GenerationStore
+from engine.generations import generations_of
 from engine.requests import SearchRequest, Term
 from engine.search import Searcher
 from engine.serving import IndexRegistry
@@ -97,7 +97,7 @@ async def _ask_server(
         _refuse(body["errors"][0])
         return None
     found = body["data"]["search"]
-    if _is_foreign(settings, index, found["execution"]["generation"]):
+    if await _is_foreign(settings, index, found["execution"]["generation"]):
         return None
     return {
         "query": query,
@@ -117,10 +117,10 @@ def _refuse(error: dict[str, Any]) -> None:
     raise known.get(code, SightlineError)(f"The running server answered: {error['message']}")
 
 
-def _is_foreign(settings: Settings, index: str | None, generation: str) -> bool:
-    """Whether the answer came from another folder than INDEX_PATH, though the index lies there too."""
-    store = GenerationStore(settings.index_path, index or settings.index_name)
-    here = {known.id for known in store.list()}
+async def _is_foreign(settings: Settings, index: str | None, generation: str) -> bool:
+    """Whether the answer came from another place than the settings name, though the index is there too."""
+    async with generations_of(settings, index or settings.index_name) as store:
+        here = {known.id for known in await store.list()}
     return bool(here) and generation not in here
 
 

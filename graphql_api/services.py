@@ -205,7 +205,7 @@ class Services:
 
     async def indexes(self) -> list[IndexStatus]:
         """Every index, by name."""
-        return [await self._status(name) for name in self.registry.names()]
+        return [await self._status(name) for name in await self.registry.names()]
 
     async def _status(self, name: str) -> IndexStatus:
         try:

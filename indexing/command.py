@@ -32,11 +32,13 @@ def run_index(
     encoder_factory: Callable[[], Encoder] | None = None,
     progress: type[TerminalProgress] = TerminalProgress,
     decoder: str = DECODER,
+    promote: bool = True,
 ) -> int:
     """Indexes a source (see `indexing.sources.open_source`) and prints what came of it.
 
     Returns the exit code: 0, 1 for an error that was explained, 130 after Ctrl-C, 143 after SIGTERM. The index is the
-    one named, else `settings.index_name`; the model the one that the settings name, unless a factory is given.
+    one named, else `settings.index_name`; the model the one that the settings name, unless a factory is given. Without
+    `promote` a new generation is left for a person to promote.
     """
     chosen = settings or read_settings()
     console = Console(stderr=True)
@@ -58,6 +60,7 @@ def run_index(
                 index_name=index_name or chosen.index_name,
                 progress=shown,
                 decoder=decoder,
+                promote=promote,
             )
 
     try:

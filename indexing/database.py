@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -57,6 +58,9 @@ _LIMITS: Final = text(
     "SELECT set_config('statement_timeout', :milliseconds, true), "
     "set_config('idle_in_transaction_session_timeout', :milliseconds, true)"
 )
+
+_LOCK: Final = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
+_UNLOCK: Final = text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))")
 
 _DRIVERS: Final = ("postgresql", "postgres", "postgresql+psycopg")
 _TRANSIENT: Final = (
@@ -135,6 +139,50 @@ class Database:
         """
         return self._transact(work, "BEGIN IMMEDIATE", timeout_s)
 
+    @contextmanager
+    def locked(self, name: str) -> Iterator[Callable[[], bool]]:
+        """Holds an advisory lock of PostgreSQL, and gives a way to ask whether it is still held.
+
+        It is a session's, so it is free at once when this process or its machine's connection is gone, and lost when
+        the server is restarted: whoever asks then takes it again, unless somebody else was quicker. Behind a pooler
+        that shares sessions it means nothing. On SQLite there is nothing to hold: one machine has the file. Yields a
+        function that is False when it belongs to somebody else; ask it before entering too.
+        """
+        if self.dialect == "sqlite":
+            yield lambda: True
+            return
+        held: list[Connection] = []
+
+        def ask() -> bool:
+            if held:
+                try:
+                    held[0].scalar(text("SELECT 1"))
+                except DBAPIError:
+                    held.pop().close()
+                else:
+                    return True
+            connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            try:
+                got = bool(connection.scalar(_LOCK, {"name": f"sightline {name}"}))
+            except BaseException:
+                connection.close()
+                raise
+            if got:
+                held.append(connection)
+            else:
+                connection.close()
+            return got
+
+        try:
+            yield partial(self._insisting, ask)
+        finally:
+            for connection in held:
+                try:
+                    connection.scalar(_UNLOCK, {"name": f"sightline {name}"})
+                except DBAPIError:
+                    connection.invalidate()  # ends the session, and the lock with it
+                connection.close()
+
     def insert(self, table: Any) -> Any:
         """An INSERT of the database's own dialect, which knows ON CONFLICT."""
         if self.dialect == "postgresql":
@@ -146,15 +194,22 @@ class Database:
         return sqlite.insert(table)
 
     def _transact(self, work: Callable[[Connection], T], begin: str, timeout_s: float) -> T:
+        def attempt() -> T:
+            with self._engine.connect().execution_options(sqlite_begin=begin) as connection, connection.begin():
+                if self.dialect == "postgresql":
+                    connection.execute(_LIMITS, {"milliseconds": str(int(timeout_s * 1000))})
+                return work(connection)
+
+        return self._insisting(attempt)
+
+    def _insisting(self, attempt: Callable[[], T]) -> T:
+        """What an attempt returns, made again while the database is away or busy, until patience ends."""
         with self._counted():
             give_up = time.monotonic() + self._patience_s
             pauses = _pauses()
             while True:
                 try:
-                    with self._engine.connect().execution_options(sqlite_begin=begin) as connection, connection.begin():
-                        if self.dialect == "postgresql":
-                            connection.execute(_LIMITS, {"milliseconds": str(int(timeout_s * 1000))})
-                        return work(connection)
+                    return attempt()
                 except DBAPIError as error:
                     pause = next(pauses)
                     too_late = time.monotonic() + pause > give_up

@@ -10,7 +10,8 @@ that record the same files leave each once, and a database that was restarted in
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +20,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, exists, func, literal, select, update
 
-from engine.errors import BadUserInput
+from engine.errors import BadUserInput, IndexUnavailable
 from engine.settings import Settings
 from indexing import migrations
 from indexing.database import LONG_S, Database
@@ -121,6 +122,24 @@ class Ledger:
         except BaseException:
             database.close()
             raise
+
+    @contextmanager
+    def lock(self) -> Iterator[Callable[[], None]]:
+        """Held by the one machine that builds the index, where the database is shared: see `Database.locked`.
+
+        Yields a function to call before a decisive step. Both raise `IndexUnavailable` when another machine has it.
+        """
+        with self._database.locked(f"builds {self._index}") as ask:
+
+            def require() -> None:
+                if not ask():
+                    raise IndexUnavailable(
+                        f"Another machine is building index {self._index!r} right now, with the ledger in "
+                        f"{self._database.where}. Wait until it is done, and run this again."
+                    )
+
+            require()
+            yield require
 
     def hurry(self) -> None:
         """From now on a database that is away is an error at once: somebody waits for the process to end."""

@@ -19,10 +19,9 @@ from typing import Final, NoReturn, Protocol
 from sqlalchemy.exc import SQLAlchemyError
 
 import engine
-from engine.errors import IndexCorrupt, LedgerUnavailable, SightlineError, SourceError
-from engine.generations import Generation, GenerationStore
-from engine.indexes.edge import EdgeIndex
-from engine.ports import Encoder, Point
+from engine.errors import IndexCorrupt, LedgerUnavailable, NotPromoted, SightlineError, SourceError
+from engine.generations import Generation, Generations, generations_of
+from engine.ports import Encoder, Point, VectorIndex
 from engine.settings import Settings
 from indexing import disk
 from indexing.decode import Failure, Outcome, Reason
@@ -34,6 +33,7 @@ from indexing.manifest import write_manifest
 from indexing.plan import Plan, Work, make_plan
 from indexing.sources import Problem, Source
 from indexing.sources.remote import RemoteSource
+from indexing.verification import Verification, read_canaries, verify
 from indexing.workers import DECODER, DecoderPool
 from observability.metrics import indexing_images
 
@@ -63,7 +63,8 @@ class Report:
     """What a run did. `skipped` has every file that is not in the index, from this run or an earlier one, by reason.
 
     `total` is how many pictures the index has now; `generation` serves now and has its `manifest`; `resumed` tells that
-    an interrupted run was continued, `changed` that a new generation was promoted. `replaced`
+    an interrupted run was continued, `changed` that a new generation was promoted, `held` that it was left to be
+    promoted by a person. `recall` is what the verification of a new one measured. `replaced`
     is the source that the index was made from before, if that was another one. `seconds` is the whole run,
     `encoding_seconds` the part from the first file to the last, without loading the model and building the graph.
     """
@@ -80,6 +81,8 @@ class Report:
     manifest: Path | None = None
     resumed: bool = False
     changed: bool = False
+    held: bool = False
+    recall: float | None = None
     replaced: str | None = None
     seconds: float = 0.0
     encoding_seconds: float = 0.0
@@ -93,24 +96,39 @@ async def index(
     index_name: str,
     progress: Progress,
     decoder: str = DECODER,
+    promote: bool = True,
 ) -> Report:
     """Makes the index hold what the source holds, and promotes the result. Does as little as that takes.
 
+    Without `promote` a new generation is left ready, for a person to promote.
+
     `encoder_factory` is called only if there is something to encode; `decoder` names the function that decoding
-    workers call. Raises `SourceError` if the source has no picture that can be read, and `SightlineError` if the disk
-    is full.
+    workers call. Raises `SourceError` if the source has no picture that can be read, `NotPromoted` if the result failed
+    its verification, and `SightlineError` if the disk is full.
     """
     started = time.monotonic()
     await asyncio.to_thread(source.check)
-    store = GenerationStore(settings.index_path, index_name)
     try:
-        with store.lock():
-            ledger = await asyncio.to_thread(Ledger.open, settings, index_name)
-            try:
-                run = _Run(source, settings, encoder_factory, index_name, progress, decoder, store, ledger)
-                report = await run.go()
-            finally:
-                await asyncio.to_thread(ledger.close)
+        async with generations_of(settings, index_name) as store:
+            with store.lock():
+                ledger = await asyncio.to_thread(Ledger.open, settings, index_name)
+                try:
+                    with ledger.lock() as require_lock:
+                        run = _Run(
+                            source,
+                            settings,
+                            encoder_factory,
+                            index_name,
+                            progress,
+                            decoder,
+                            store,
+                            ledger,
+                            require_lock,
+                            promote,
+                        )
+                        report = await run.go()
+                finally:
+                    await asyncio.to_thread(ledger.close)
     except LedgerUnavailable:  # whose disk may be full too, and is another one
         raise
     except (OSError, SQLAlchemyError, SightlineError) as error:
@@ -130,17 +148,20 @@ class _Run:
     index_name: str
     progress: Progress
     decoder: str
-    store: GenerationStore
+    store: Generations
     ledger: Ledger
+    require_lock: Callable[[], None]
+    promote: bool
     encoder: Encoder | None = None
     reference: Generation | None = None
     building: bool = False
-    vectors: EdgeIndex | None = None
+    vectors: VectorIndex | None = None
     held: list[Row] = field(default_factory=list)
     report: Report = field(init=False)
 
     async def go(self) -> Report:
         """The whole run, noted in the ledger however it ends."""
+        read_canaries(self.settings.index_canaries)  # a mistake in them is told before the work, not after
         self.report = Report(self.index_name, self.source.name)
         run = self.ledger.start_run(self.report.source)
         outcome = "failed"
@@ -175,8 +196,8 @@ class _Run:
 
     async def _run(self) -> None:
         self.progress.stage("reading")
-        self._tidy()
-        serving = self.store.current()
+        await self._tidy()
+        serving = await self.store.current()
         build = self.ledger.build(serving.id) if serving else None
         if build and build.source != self.report.source:
             self.report.replaced = build.source
@@ -196,44 +217,42 @@ class _Run:
             await self._finish(plan)
         elif not plan.nothing_to_do:
             self._write_manifest(plan)
-        self._conclude(plan)
+        await self._conclude(plan)
 
     # ---------------------------------------------------------------- where to start from
 
-    def _tidy(self) -> None:
+    async def _tidy(self) -> None:
         """Ends what a killed run had nearly ended, and drops what it had hardly begun."""
+        there = {generation.id: generation for generation in await self.store.list()}
         for build in self.ledger.builds():
-            generation = self._find(build.generation)
-            if generation and generation.state == "ready" and not build.promoted:
-                self.store.promote(generation.id)
+            generation = there.get(build.generation)
+            if generation and generation.state == "ready" and not (build.promoted or generation.held):
+                await self.store.promote(generation.id)
                 self.ledger.mark_promoted(generation.id)
                 self.report.changed = self.report.resumed = True
-        unfinished = self.store.building()
+        unfinished = await self.store.building()
         if unfinished and not self.ledger.build(unfinished.id):
-            self.store.discard(unfinished)
-        self._forget()
+            await self.store.discard(unfinished)
+        await self._forget()
 
-    def _find(self, generation: str) -> Generation | None:
-        return next((found for found in self.store.list() if found.id == generation), None)
-
-    def _forget(self) -> None:
+    async def _forget(self) -> None:
         """Drops the rows of generations that are no more, and the thumbnails that only they had."""
-        there = {generation.id for generation in self.store.list()}
+        there = {generation.id for generation in await self.store.list()}
         gone = [build.generation for build in self.ledger.builds() if build.generation not in there]
         if gone:
             remove_thumbnails(self.store.folder, self.ledger.only_in(gone))
             self.ledger.forget(gone)
 
-    def _choose(self) -> None:
+    async def _choose(self) -> None:
         """Sets `reference`: the unfinished generation, or the serving one, or none, whichever has the wanted model."""
         self.reference, self.building = None, False
-        unfinished, serving = self.store.building(), self.store.current()
+        unfinished, serving = await self.store.building(), await self.store.current()
         if unfinished:
             if self._has_wanted_model(unfinished):
                 self.reference, self.building = unfinished, True
                 return
-            self.store.discard(unfinished)
-            self._forget()
+            await self.store.discard(unfinished)
+            await self._forget()
         if serving and self._has_wanted_model(serving):
             self.reference = serving
 
@@ -257,12 +276,12 @@ class _Run:
 
     async def _plan(self) -> Plan:
         """What to do. The model is loaded if something has to be encoded, and then what to do is judged by it."""
-        self._choose()
+        await self._choose()
         plan = await asyncio.to_thread(self._compare)
         if plan.work and self.encoder is None:
             self._loaded()
             before = self.reference
-            self._choose()
+            await self._choose()
             if self.reference != before:
                 plan = await asyncio.to_thread(self._compare)
         if self.reference and plan.touched:
@@ -342,22 +361,19 @@ class _Run:
         ]
         return rows, [point for point in points if point]
 
-    async def _begin(self) -> EdgeIndex:
+    async def _begin(self) -> VectorIndex:
         """The vectors of the generation being built, which is begun or opened with the first write to it."""
         if self.vectors:
             return self.vectors
         if self.building and self.reference:
-            self.vectors = EdgeIndex.open(self.reference.shard, self.settings)
+            self.vectors = await self.store.create_index(self.reference)
             return self.vectors
         base = self.reference
         model = base.model if base else self._loaded().model
         disk.require(self.store.folder, disk.used_bytes(base.shard) if base else 0)
         self.progress.stage("beginning")
-        generation = self.store.begin(model, base)
-        if base:
-            self.vectors = EdgeIndex.open(generation.shard, self.settings)
-        else:
-            self.vectors = EdgeIndex.create(generation.shard, model.dimension, self.settings)
+        generation = await self.store.begin(model, base)
+        self.vectors = await self.store.create_index(generation)
         requested = _requested_model(self.settings)
         build = Build(generation.id, base.id if base else None, requested, self.report.source, promoted=False)
         await asyncio.to_thread(self.ledger.adopt, build)
@@ -399,27 +415,47 @@ class _Run:
         total = self.ledger.counts(generation.id)["indexed"]
         if not total:
             await vectors.close()
-            self._refuse_empty(self.ledger.skipped(generation.id))
+            await self._refuse_empty(self.ledger.skipped(generation.id))
         disk.require(self.store.folder, (await vectors.info()).disk_bytes)
         self.progress.stage("optimizing")
         await vectors.optimize()
-        points = (await vectors.info()).points
-        if points != total:
+        self.progress.stage("verifying")
+        encoder = self._loaded() if self.settings.index_canaries else self.encoder
+        verified = await verify(vectors, total, encoder.encode_texts if encoder else None, self.settings)
+        if verified.points != total:
             raise IndexCorrupt(
-                f"The new generation has {points} vectors for {total} pictures. Run the same command again; the "
-                "serving generation is untouched."
+                f"The new generation has {verified.points} vectors for {total} pictures. Run the same command again; "
+                "the serving generation is untouched."
             )
+        self.report.recall = verified.recall
         await vectors.close()
         self._write_manifest(plan)
         self.progress.stage("finishing")
-        self.store.finish(generation, points)
+        held = "; ".join(verified.failures) or (None if self.promote else "it was built not to be promoted")
+        await asyncio.to_thread(self.require_lock)
+        await self.store.finish(generation, total, held)
+        if held:
+            await self._hold(generation, verified)
+            return
         self.progress.stage("promoting")
-        self.store.promote(generation.id)
+        await self.store.promote(generation.id)
         self.progress.stage("promoted")
         self.ledger.mark_promoted(generation.id)
-        self.store.prune(self.settings.index_keep_generations)
-        self._forget()
+        await self.store.prune(self.settings.index_keep_generations)
+        await self._forget()
         self.report.changed = True
+
+    async def _hold(self, generation: Generation, verified: Verification) -> None:
+        """Leaves a generation to a person. Raises `NotPromoted` if it is because of what its verification found."""
+        await self.store.prune(self.settings.index_keep_generations + 1)  # what may be rolled back to stays too
+        await self._forget()
+        self.report.held = True
+        if verified.failures:
+            raise NotPromoted(
+                f"The new generation {generation.id} is complete but was not promoted: {'; '.join(verified.failures)}. "
+                "What served before goes on. Look again with `sightline generations verify`, or promote it all the "
+                f"same with `sightline generations promote {generation.id}`."
+            )
 
     def _write_manifest(self, plan: Plan) -> None:
         if not self.reference:
@@ -434,12 +470,12 @@ class _Run:
             rows=self.ledger.rows(self.reference.id),
         )
 
-    def _conclude(self, plan: Plan) -> None:
+    async def _conclude(self, plan: Plan) -> None:
         if not self.reference:
             by_reason: dict[str, list[str]] = {}
             for row in self.held:
                 by_reason.setdefault(str(row.reason), []).append(row.key)
-            self._refuse_empty(by_reason)
+            await self._refuse_empty(by_reason)
         report = self.report
         report.generation = self.reference.id
         report.manifest = self.reference.path / MANIFEST
@@ -449,11 +485,11 @@ class _Run:
         report.skipped = self.ledger.skipped(self.reference.id)
         report.problems = plan.problems
 
-    def _refuse_empty(self, skipped: dict[str, list[str]]) -> NoReturn:
+    async def _refuse_empty(self, skipped: dict[str, list[str]]) -> NoReturn:
         """An index without pictures is no use, and more often a mistake than a wish."""
         if self.building and self.reference:
-            self.store.discard(self.reference)
-            self._forget()
+            await self.store.discard(self.reference)
+            await self._forget()
         reasons = "; ".join(f"{keys[0]}: {Reason(reason).sentence}" for reason, keys in list(skipped.items())[:3])
         raise SourceError(
             f"None of the {sum(map(len, skipped.values()))} files in {self.source.name} is a picture that can be read "

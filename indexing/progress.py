@@ -115,8 +115,13 @@ def print_summary(report: Report, console: Console) -> None:
         table.add_row("!", f"and {len(report.problems) - _NAMED} more warnings")
     console.print(table)
     resumed = " An interrupted run was continued." if report.resumed else ""
+    if report.held:
+        said = f"Generation {report.generation} of {report.total} pictures is ready. To have it serve: "
+        said += f"`sightline generations promote {report.generation} --index {report.index}`.{resumed}"
+    else:
+        said = f"Index {report.index!r} serves {report.total} pictures.{resumed}"
     lines = [
-        f"Index {report.index!r} serves {report.total} pictures.{resumed}",
+        said,
         f"What became of every file: {report.manifest}",
     ]
     if report.replaced:

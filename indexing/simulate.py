@@ -18,9 +18,8 @@ import numpy as np
 import orjson
 
 from engine.errors import BadUserInput, IndexCorrupt, SourceError
-from engine.generations import Generation, GenerationStore
-from engine.indexes.edge import EdgeIndex
-from engine.ports import Encoder, ModelInfo, Point, Vectors
+from engine.generations import Generation, Generations, generations_of
+from engine.ports import Encoder, ModelInfo, Point, VectorIndex, Vectors
 from engine.settings import Settings
 from indexing import disk
 from indexing.spaces import POINTS, Space, draw_texts, image_space, model_space
@@ -160,38 +159,39 @@ async def _simulate(
     count: int, space: Space, seed: int, model: ModelInfo, index_name: str, settings: Settings, progress: Progress
 ) -> Generation:
     batches = points(count, space, seed)
-    store = GenerationStore(settings.index_path, index_name)
-    with store.lock():
-        _make_way(store, index_name)
-        _check_space(store, count, space.dimension)
-        generation = store.begin(model, None)
-        try:
-            (generation.path / _MARK).write_bytes(orjson.dumps({"count": count, "seed": seed}))
-            await _fill(generation, batches, count, settings, progress)
-            store.finish(generation, count)
-        except BaseException:
-            store.discard(generation)
-            raise
-        progress("promoting", count, count)
-        serving = store.promote(generation.id)
-        store.prune(settings.index_keep_generations)
+    async with generations_of(settings, index_name) as store:
+        with store.lock():
+            await _make_way(store, index_name)
+            if not settings.qdrant_url:  # else the vectors take space elsewhere
+                _check_space(store, count, space.dimension)
+            generation = await store.begin(model, None)
+            try:
+                (generation.path / _MARK).write_bytes(orjson.dumps({"count": count, "seed": seed}))
+                await _fill(await store.create_index(generation), batches, count, progress)
+                await store.finish(generation, count)
+            except BaseException:
+                await store.discard(generation)
+                raise
+            progress("promoting", count, count)
+            serving = await store.promote(generation.id)
+            await store.prune(settings.index_keep_generations)
     return serving
 
 
-def _make_way(store: GenerationStore, index_name: str) -> None:
+async def _make_way(store: Generations, index_name: str) -> None:
     """Refuses to take the place of pictures; what an earlier simulation left unfinished goes."""
-    unfinished = store.building()
-    for there in (store.current(), unfinished):
+    unfinished = await store.building()
+    for there in (await store.current(), unfinished):
         if there and there.model.name != MODEL and not (there.path / _MARK).is_file():
             raise BadUserInput(
                 f"The index {index_name!r} holds pictures, which simulated vectors would replace. Name another index "
                 "with --index."
             )
     if unfinished:
-        store.discard(unfinished)
+        await store.discard(unfinished)
 
 
-def _check_space(store: GenerationStore, count: int, dimension: int) -> None:
+def _check_space(store: Generations, count: int, dimension: int) -> None:
     needed = count * (dimension * _BYTES_PER_COMPONENT + _BYTES_PER_POINT)
     try:
         disk.require(store.folder, needed)
@@ -202,10 +202,7 @@ def _check_space(store: GenerationStore, count: int, dimension: int) -> None:
         ) from error
 
 
-async def _fill(
-    generation: Generation, batches: Iterator[list[Point]], count: int, settings: Settings, progress: Progress
-) -> None:
-    index = EdgeIndex.create(generation.shard, generation.model.dimension, settings)
+async def _fill(index: VectorIndex, batches: Iterator[list[Point]], count: int, progress: Progress) -> None:
     try:
         written = 0
         progress("writing", written, count)

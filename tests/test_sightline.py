@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -37,12 +38,16 @@ class Terminal:
     patch: pytest.MonkeyPatch
     data: Path
 
-    def __call__(self, *words: str, **environment: str) -> str:
-        """What a command that succeeds prints."""
+    def invoke(self, *words: str, **environment: str) -> Result:
+        """What came of a command."""
         for name, value in environment.items():
             self.patch.setenv(name, value)
         settings.cache_clear()
-        result = CliRunner().invoke(sightline.app, words, catch_exceptions=False)
+        return CliRunner().invoke(sightline.app, words, catch_exceptions=False)
+
+    def __call__(self, *words: str, **environment: str) -> str:
+        """What a command that succeeds prints."""
+        result = self.invoke(*words, **environment)
         assert result.exit_code == 0, result.output
         return result.stdout
 
@@ -187,6 +192,26 @@ def test_generations_are_listed_promoted_and_rolled_back(terminal: Terminal, tmp
     assert serving() == [old]
     assert terminal("generations", "rollback") == f"{new} serves again.\n"
     assert serving() == [new]
+
+
+def test_a_generation_is_verified(terminal: Terminal, tmp_path: Path):
+    """What is there, what the graph finds, and what canaries miss; the exit status says whether it is fit to serve."""
+    (id_,) = (row["id"] for row in terminal.json("generations", "list"))
+    assert terminal("generations", "verify").startswith(f"{id_}: 10 of 10 pictures; recall@10 1.000 of ")
+    canaries = tmp_path / "canaries.json"
+    canaries.write_text('[{"query": "red", "expect": ["lost.png"]}]')
+    result = terminal.invoke("generations", "verify", id_, "--json", INDEX_CANARIES=str(canaries))
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["holds"], found["canaries"]) == (1, False, 1)
+    assert found["failures"] == ["'red' does not find lost.png among its first 10 hits"]
+
+
+def test_generations_are_pruned(terminal: Terminal, tmp_path: Path):
+    """All but so many; the serving one stays."""
+    ids = [row["id"] for row in terminal.json("generations", "list")] + [build(tmp_path), build(tmp_path)]
+    assert terminal("generations", "prune", "--keep", "3") == "Nothing to delete.\n"
+    assert terminal("generations", "prune", "--keep", "1") == "".join(f"{id_} is deleted.\n" for id_ in ids[1::-1])
+    assert [row["id"] for row in terminal.json("generations", "list")] == ids[2:]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""The checks of a Qdrant server: the vector index's on collections of their own, and what generations need of it."""
+"""The checks of a Qdrant server: the vector index's, the generations', and what both rest on.
+
+All on collections and aliases under a random name, which are removed in the end.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,16 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from engine.conformance.check import Check
 from engine.conformance.expectation import expect, expect_equal, refused
+from engine.conformance.generations import GENERATIONS, Make
 from engine.conformance.vector_index import DIMENSION, POINTS, READING, ROWS, WRITING
 from engine.errors import IndexNotFound, IndexUnavailable, SightlineError
+from engine.generations.qdrant import QdrantGenerations
 from engine.indexes.qdrant import QdrantIndex
 from engine.indexes.qdrant_connection import QdrantConnection
 from engine.ports import VectorQuery
@@ -27,14 +34,28 @@ class _Place:
         self.settings = settings
         self.prefix = f"sightline-check-{secrets.token_hex(8)}"
         self.connection = QdrantConnection(settings)
-        self.opened: list[QdrantIndex] = []
+        self.opened: list[QdrantIndex | QdrantGenerations] = []
+        self._folder = TemporaryDirectory(prefix="sightline-check-")
 
     def name(self) -> str:
         return f"{self.prefix}-{secrets.token_hex(4)}"
 
     async def make(self, dimension: int) -> QdrantIndex:
-        self.opened.append(await QdrantIndex.create(self.name(), dimension, self.settings))
-        return self.opened[-1]
+        index = await QdrantIndex.create(self.name(), dimension, self.settings)
+        self.opened.append(index)
+        return index
+
+    def generations(self) -> Make:
+        """Indexes of their own for one check, by whatever names it gives them."""
+        own = self.name().removeprefix("sightline-")
+        settings = self.settings.model_copy(update={"index_path": Path(self._folder.name)})
+
+        def make(index: str) -> QdrantGenerations:
+            store = QdrantGenerations(settings, f"{own}-{index}")
+            self.opened.append(store)
+            return store
+
+        return make
 
     async def clear(self) -> None:
         for index in self.opened:
@@ -47,6 +68,7 @@ class _Place:
                 f"Collections that begin with {self.prefix!r} may be left at Qdrant: delete them. {error}"
             ) from error
         finally:
+            self._folder.cleanup()
             await self.connection.close()
 
 
@@ -64,6 +86,7 @@ async def qdrant_checks(settings: Settings) -> AsyncIterator[Sequence[Check]]:
         checks += [(f"{_sentence(behaviour)}, once built", partial(behaviour, index)) for behaviour in READING]
         checks += [(_sentence(behaviour), partial(behaviour, place.make)) for behaviour in WRITING]
         checks += [(_sentence(behaviour), partial(behaviour, place)) for behaviour in _SERVER]
+        checks += [(_sentence(behaviour), partial(behaviour, place.generations())) for behaviour in GENERATIONS]
         yield checks
     finally:
         await place.clear()

@@ -19,6 +19,7 @@ from engine.indexes.exact import unit_query, unit_vector
 from engine.indexes.qdrant_connection import QdrantConnection
 from engine.indexes.qdrant_stubs import pb
 from engine.indexes.qdrant_terms import (
+    copied_point,
     dense,
     packed_point,
     point_id,
@@ -43,6 +44,8 @@ _OVERSAMPLING: Final = 2.0  # as in `shard.py`
 _PAGE: Final = 4096  # points read at once when all are read
 _BATCH_POINTS: Final = 1000
 _BATCH_BYTES: Final = 3 << 20  # proxies pass 4 MB of a gRPC message if nobody tells them otherwise
+_COMPONENT_BYTES: Final = 4
+_PAYLOAD_BYTES: Final = 2048  # of a point, more or less; pages are cut by it before they are seen
 _POLL_S: Final = 0.05  # between the first looks at a build; the pause doubles
 _POLL_MAX_S: Final = 2.0
 _STALL_S: Final = 3600.0  # without any progress until a build is given up: one graph over a large segment shows none
@@ -113,9 +116,7 @@ class QdrantIndex:
 
     async def count(self, filter: Filter | None = None) -> int:
         """How many points the filter admits, exactly."""
-        request = pb.CountPoints(collection_name=self.collection, filter=translate(filter), exact=True)
-        reply = await self.connection.read("Points/Count", request)
-        return int(reply.result.count)
+        return await self.connection.count(self.collection, translate(filter))
 
     async def retrieve(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
         """The points of these ids, in that order, unknown ones left out."""
@@ -175,6 +176,20 @@ class QdrantIndex:
         for batch in _batches(list(latest.values())):
             request = pb.UpsertPoints(collection_name=self.collection, wait=True, points=batch)
             await self._update("Points/Upsert", request)
+
+    async def copy(self, source: str) -> None:
+        """Writes all points of another collection of the server to this one, a page of at most 3 MB at a time."""
+        page = min(max(_BATCH_BYTES // (self._dimension * _COMPONENT_BYTES + _PAYLOAD_BYTES), 1), _BATCH_POINTS)
+        request = pb.ScrollPoints(
+            collection_name=source,
+            limit=page,
+            with_payload=pb.WithPayloadSelector(enable=True),
+            with_vectors=pb.WithVectorsSelector(enable=True),
+        )
+        async for records in self._pages(request):
+            for batch in _batches([copied_point(record) for record in records]):
+                points = pb.UpsertPoints(collection_name=self.collection, wait=True, points=batch)
+                await self._update("Points/Upsert", points)
 
     async def delete(self, ids: Sequence[str]) -> None:
         """Removes points; unknown ids are ignored."""
@@ -260,10 +275,15 @@ class QdrantIndex:
         else:
             payload = pb.WithPayloadSelector(enable=False)
         request = pb.ScrollPoints(collection_name=self.collection, filter=filter, limit=_PAGE, with_payload=payload)
+        async for records in self._pages(request):
+            for record in records:
+                yield record
+
+    async def _pages(self, request: Any) -> AsyncIterator[Any]:
+        """The records of one page after the other."""
         while True:
             reply = await self.connection.read("Points/Scroll", request)
-            for record in reply.result:
-                yield record
+            yield reply.result
             if not reply.HasField("next_page_offset"):
                 return
             request.offset.CopyFrom(reply.next_page_offset)

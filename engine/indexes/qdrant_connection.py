@@ -119,6 +119,12 @@ class QdrantConnection:
         """Deletes a collection with all its points, and the aliases that point to it; nothing if there is none."""
         await self.write("Collections/Delete", pb.DeleteCollection(collection_name=collection))
 
+    async def count(self, collection: str, filter: Any = None) -> int:
+        """How many points of a collection the filter, a message, admits, exactly."""
+        request = pb.CountPoints(collection_name=collection, filter=filter, exact=True)
+        reply = await self.read("Points/Count", request)
+        return int(reply.result.count)
+
     async def metadata(self, collection: str) -> dict[str, Any]:
         """What was stored about a collection with `set_metadata`. Qdrant keeps it from version 1.16 on."""
         reply = await self.read("Collections/Get", pb.GetCollectionInfoRequest(collection_name=collection))

@@ -144,12 +144,19 @@ def packed_point(point: Point, vector: Vectors) -> Any:
 
 def unpacked_point(record: Any, *, vectors: bool) -> Point:
     """A point that was read."""
-    vector: Vectors | None = None
-    if vectors:
-        output = record.vectors.vector
-        data = output.dense.data if output.HasField("dense") else output.data  # the second before Qdrant 1.16
-        vector = np.array(data, dtype=np.float32)
+    vector = np.array(_components(record), dtype=np.float32) if vectors else None
     return Point(record.id.uuid, vector, unpacked_fields(record.payload))
+
+
+def copied_point(record: Any) -> Any:
+    """A point that was read, with vector and payload, as one to write."""
+    vector = pb.Vectors(vector=pb.Vector(dense=pb.DenseVector(data=_components(record))))
+    return pb.PointStruct(id=record.id, vectors=vector, payload=dict(record.payload))
+
+
+def _components(record: Any) -> Any:
+    output = record.vectors.vector
+    return output.dense.data if output.HasField("dense") else output.data  # the second before Qdrant 1.16
 
 
 def unpacked_hits(points: Sequence[Any]) -> list[Hit]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from engine.generations import Generation, GenerationStore
+from engine.generations import Generation, Generations, GenerationStore
 from engine.indexes.edge import EdgeIndex
 from engine.ports import Encoder, Point
 from engine.settings import Settings
+from tests.support.qdrant import QdrantServer
 
 Build = Callable[..., Generation]
 
@@ -49,7 +50,29 @@ def build(
     return generation
 
 
+async def built(store: Generations, captions: Sequence[str], encoder: Encoder, **payload: Any) -> Generation:
+    """A ready generation, on whatever store, with one picture per caption; `payload` is in each."""
+    generation = await store.begin(encoder.model)
+    index = await store.create_index(generation)
+    vectors = encoder.encode_texts(captions)
+    await index.upsert(
+        [Point(id_of(n), vector, {"caption": captions[n], **payload}) for n, vector in enumerate(vectors)]
+    )
+    await index.optimize()
+    await index.close()
+    return await store.finish(generation, len(captions))
+
+
 @pytest.fixture(scope="session", name="build")
 def build_fixture() -> Build:
     """Builds a generation; call it from tests and fixtures that are not async."""
     return build
+
+
+@pytest.fixture(scope="session")
+def qdrant_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantServer]:
+    """The stand-in, undisturbed; tests that disturb it start their own."""
+    server = QdrantServer(tmp_path_factory.mktemp("qdrant"))
+    server.start()
+    yield server
+    server.stop()

@@ -72,7 +72,7 @@ async def test_unknown_indexes_are_not_found(registry: IndexRegistry, settings: 
     with pytest.raises(BadUserInput, match="index"):
         async with registry.acquire("../art"):
             pass
-    assert registry.names() == ["art"]
+    assert await registry.names() == ["art"]
 
 
 async def test_an_index_that_is_being_built_is_not_ready(registry: IndexRegistry, store: GenerationStore):

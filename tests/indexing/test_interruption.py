@@ -14,9 +14,11 @@ from random import Random
 
 import pytest
 
-from engine.generations import GenerationStore, copy_tree
+from engine.generations import GenerationStore, copy_tree, generations_of
+from engine.indexes.qdrant_connection import QdrantConnection
 from engine.settings import Settings
 from tests.support.pictures import Contents, contents, paint, paint_many
+from tests.support.qdrant import QdrantServer
 
 SCRIPT = Path(__file__).parents[1] / "support" / "index_once.py"
 NAME = "default"
@@ -98,6 +100,15 @@ def bench(shared: Bench) -> Bench:
     return shared
 
 
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[QdrantServer]:
+    """A Qdrant server of its own."""
+    server = QdrantServer(tmp_path / "qdrant")
+    server.start()
+    yield server
+    server.stop()
+
+
 async def serving(data: Path) -> Contents:
     """What the index under this folder serves."""
     return await contents(Settings(index_path=data), NAME)
@@ -117,6 +128,37 @@ async def test_a_run_killed_again_and_again_ends_like_a_clean_one(bench: Bench):
         key: point.id for key, point in clean.points.items()
     }
     assert len(GenerationStore(bench.data, NAME).list()) == 1
+
+
+async def test_runs_on_a_server_killed_again_and_again_end_like_clean_ones(bench: Bench, server: QdrantServer):
+    """A first build and an update, with a generation on a Qdrant server in every phase; no collection is left over."""
+    settings, options = server.settings(index_path=bench.data), ("--qdrant", server.settings().qdrant_url)
+    first = ("beginning:1", "upserting:1", "recording:2", "optimizing:1", "verifying:1", "finishing:1", "promoting:1")
+    for moment in first:
+        code, told = bench.run(bench.data, *options, "--kill", moment)
+        assert code == -9, (moment, told)
+    code, told = bench.run(bench.data, *options)
+    assert code == 0, told
+    before, clean = await contents(settings, NAME), await serving(bench.clean)
+    assert before.manifest == clean.manifest
+    assert {key: point.id for key, point in before.points.items()} == {
+        key: point.id for key, point in clean.points.items()
+    }
+    bench.change()
+    for moment in ("beginning:1", "upserting:1", "deleting:1", "checking:1", "finishing:1"):
+        code, told = bench.run(bench.data, *options, "--kill", moment)
+        assert code == -9, (moment, told)
+        assert (await contents(settings, NAME)).manifest == before.manifest
+    assert bench.run(bench.data, *options, "--kill", "promoted:1")[0] == -9
+    code, told = bench.run(bench.data, *options)
+    assert code == 0, told
+    after = await contents(settings, NAME)
+    assert set(after.points) == set(before.points) - {"002.png"} | {f"new{number}.png" for number in range(6)}
+    async with generations_of(settings, NAME) as store:
+        assert [found.id for found in await store.list()] == [before.generation, after.generation]
+    connection = QdrantConnection(settings)
+    assert len(await connection.collections()) == 2
+    await connection.close()
 
 
 async def test_an_update_killed_on_the_way_ends_like_a_clean_run(bench: Bench, tmp_path: Path):

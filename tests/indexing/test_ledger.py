@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from engine.errors import BadUserInput, LedgerUnavailable
+from engine.errors import BadUserInput, IndexUnavailable, LedgerUnavailable
 from engine.settings import Settings
 from indexing.conformance import CHECKS, Check, scratch
 from indexing.database import Database
@@ -327,3 +327,46 @@ def test_a_server_killed_again_and_again_costs_nothing(tmp_path: Path):
             last = recording.result(120)
         assert list(ledger.rows(GENERATION, whole=True)) == [picture(key, str(last % 10)) for key in keys]
         ledger.close()
+
+
+# ---------------------------------------------------------------- the lock
+
+
+def test_one_machine_builds_an_index(catalogue: Settings):
+    """Another one is refused and told where the ledger is; another index is not concerned; afterwards it is free."""
+    catalogue.index_path.joinpath(NAME).mkdir(parents=True, exist_ok=True)
+    catalogue.index_path.joinpath("other").mkdir(parents=True, exist_ok=True)
+    first, second, other = (Ledger.open(catalogue, name) for name in (NAME, NAME, "other"))
+    shared = bool(catalogue.index_database_url.get_secret_value())
+    with first.lock() as require:
+        require()
+        with other.lock():
+            pass
+        if shared:
+            with pytest.raises(IndexUnavailable, match=rf"building index {NAME!r}.*PostgreSQL at"), second.lock():
+                pass
+    with second.lock() as require:
+        require()
+    for ledger in (first, second, other):
+        ledger.close()
+
+
+@pytest.mark.programs
+def test_a_lock_lost_with_the_server_is_taken_again_unless_somebody_was_quicker(tmp_path: Path):
+    """It is asked for again before a decisive step, and then one of two has it, not both."""
+    with Postgres(durable=True) as server:
+        settings = Settings(index_path=tmp_path, index_database_url=server.url(server.create()))
+        first, second = Ledger.open(settings, NAME), Ledger.open(settings, NAME)
+        with first.lock() as require:
+            server.kill()
+            server.start()
+            require()
+            with pytest.raises(IndexUnavailable, match="Another machine"), second.lock():
+                pass
+            server.kill()
+            server.start()
+            with second.lock(), pytest.raises(IndexUnavailable, match="Another machine"):
+                require()
+            require()
+        first.close()
+        second.close()

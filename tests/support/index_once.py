@@ -2,7 +2,7 @@
 
 It reads one run a line, as JSON: {"arguments": [...], "output": FILE}, where the arguments are
 
-    SOURCE INDEX_PATH [--kill STAGE:N | --interrupt STAGE:N | --terminate STAGE:N]
+    SOURCE INDEX_PATH [--qdrant URL] [--kill STAGE:N | --interrupt STAGE:N | --terminate STAGE:N]
 
 At the N-th time that the run reaches STAGE (of `indexing.pipeline.Progress.stage`, or "advance") its process sends
 itself SIGKILL, SIGINT or SIGTERM. Settings come from the environment. Each run is forked from here before anything has
@@ -60,6 +60,7 @@ def run_once(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("source")
     parser.add_argument("index_path", type=Path)
+    parser.add_argument("--qdrant", default="")
     for name in _SIGNALS:
         parser.add_argument(f"--{name}", default="")
     told = parser.parse_args(arguments)
@@ -67,7 +68,7 @@ def run_once(arguments: Sequence[str]) -> int:
         if when := getattr(told, name):
             DyingProgress.moment, _, count = when.partition(":")
             DyingProgress.left, DyingProgress.signal = int(count), number
-    settings = Settings(index_path=told.index_path)
+    settings = Settings(index_path=told.index_path, qdrant_url=told.qdrant)
     return command.run_index(told.source, settings=settings, encoder_factory=WordEncoder, progress=DyingProgress)
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from engine.generations import GenerationStore
-from engine.indexes.edge import EdgeIndex
+from engine.generations import generations_of
 from engine.ports import Point
 from engine.settings import Settings
 
@@ -55,12 +54,13 @@ class Contents:
 
 async def contents(settings: Settings, index: str) -> Contents:
     """Reads the serving generation."""
-    generation = GenerationStore(settings.index_path, index).current()
-    assert generation, "nothing serves"
-    shard = EdgeIndex.open(generation.shard, settings)
-    try:
-        points = await shard.retrieve(await shard.ids(), vectors=True)
-    finally:
-        await shard.close()
+    async with generations_of(settings, index) as store:
+        generation = await store.current()
+        assert generation, "nothing serves"
+        opened = await store.create_index(generation)  # in this process, which is quicker
+        try:
+            points = await opened.retrieve(await opened.ids(), vectors=True)
+        finally:
+            await opened.close()
     manifest = (generation.path / "manifest.json").read_text(encoding="utf-8")
     return Contents(generation.id, manifest, {point.payload["objectKey"]: point for point in points})

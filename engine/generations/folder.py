@@ -1,58 +1,38 @@
-"""Generations: complete builds of an index, side by side on disk, and one pointer that says which of them serves.
+"""Generations on disk, each with its Edge shard, and a pointer file.
 
     <root>/<index>/current                        the serving generation's id; below it, those that served before
     <root>/<index>/lock                           held by the process that builds
     <root>/<index>/generations/<id>/generation.json · shard/ · manifest.json
 
-Building never touches what serves. Everything appears under its name complete or not at all: it is written beside,
-flushed to the disk, and renamed.
+Everything appears under its name complete or not at all: it is written beside, flushed to the disk, and renamed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import builtins
-import fcntl
 import os
-import re
-import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, TypeVar
 
 import orjson
 
-from engine.errors import BadUserInput, IndexCorrupt, IndexNotFound, IndexNotReady, IndexUnavailable
-from engine.ports import ModelInfo
-from engine.settings import settings
+from engine.errors import BadUserInput, IndexCorrupt, IndexNotFound, IndexNotReady
+from engine.generations.lock import folder_lock
+from engine.generations.record import ID, NAME, Generation, check_name, described, folder_of, new_generation, restored
+from engine.indexes.process import ProcessIndex
+from engine.ports import ModelInfo, VectorIndex
+from engine.settings import Settings, settings
 
-State = Literal["building", "ready"]
+T = TypeVar("T")
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_ID: Final = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}")
 _CHUNK: Final = 1 << 20
 _HISTORY: Final = 20  # earlier generations that the pointer file remembers; far more than are ever kept
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One build. `path` is its folder; `points` is how many images it holds, 0 until it is ready."""
-
-    id: str
-    index: str
-    path: Path
-    state: State
-    model: ModelInfo
-    created_at: str
-    points: int
-
-    @property
-    def shard(self) -> Path:
-        """The folder of the vector index's files."""
-        return self.path / "shard"
 
 
 class GenerationStore:
@@ -60,12 +40,8 @@ class GenerationStore:
 
     def __init__(self, root: Path, index: str) -> None:
         """`root` is INDEX_PATH; raises `BadUserInput` when `index` is no name of an index."""
-        if not _NAME.fullmatch(index):
-            raise BadUserInput(
-                f"index: {index!r} is no name of an index. Use at most 63 lower-case letters, digits, _ and -, the "
-                "first of them a letter or digit."
-            )
-        self.index = index
+        self._root = root
+        self.index = check_name(index)
         self.folder = root / index
         self._generations = self.folder / "generations"
         self._pointer = self.folder / "current"
@@ -76,29 +52,12 @@ class GenerationStore:
         if not root.is_dir():
             return []
         return sorted(
-            entry.name for entry in root.iterdir() if _NAME.fullmatch(entry.name) and (entry / "generations").is_dir()
+            entry.name for entry in root.iterdir() if NAME.fullmatch(entry.name) and (entry / "generations").is_dir()
         )
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Held while building, so that one process at a time builds this index.
-
-        Raises `IndexUnavailable` that names the other process. The lock of a process that dies is free at once.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a+", encoding="ascii") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                raise IndexUnavailable(
-                    f"Process {file.read().strip() or 'unknown'} is building index {self.index!r} right now. Wait "
-                    "until it is done, or stop it, and run this again: it goes on where that one stopped."
-                ) from error
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
+    def lock(self) -> AbstractContextManager[None]:
+        """Held while building, so that one process at a time builds this index: see `folder_lock`."""
+        return folder_lock(self.folder, self.index)
 
     def begin(self, model: ModelInfo, base: Generation | None = None) -> Generation:
         """A new generation in state building.
@@ -107,10 +66,8 @@ class GenerationStore:
         changes need writing then. With any other base, and without one, `shard` does not exist yet.
         """
         self._sweep()
-        now = datetime.now(UTC)
-        id_ = f"{now:%Y%m%d-%H%M%S-%f}-{secrets.token_hex(2)}"
-        generation = Generation(id_, self.index, self._generations / id_, "building", model, now.isoformat(), 0)
-        temporary = self._generations / f".new-{id_}"
+        generation = new_generation(self._root, self.index, model)
+        temporary = self._generations / f".new-{generation.id}"
         temporary.mkdir(parents=True)
         if base is not None and base.model.fingerprint == model.fingerprint:
             self.verify(base)
@@ -124,9 +81,9 @@ class GenerationStore:
         """The newest generation that an interrupted run left unfinished."""
         return next((generation for generation in reversed(self.list()) if generation.state == "building"), None)
 
-    def finish(self, generation: Generation, points: int) -> Generation:
+    def finish(self, generation: Generation, points: int, held: str | None = None) -> Generation:
         """Marks a generation ready, with its number of images. Close its index first: its files are recorded here."""
-        ready = replace(generation, state="ready", points=points)
+        ready = replace(generation, state="ready", points=points, held=held)
         self._describe(generation.path, ready, _sizes(generation.shard))
         return ready
 
@@ -144,28 +101,24 @@ class GenerationStore:
         if not self._generations.is_dir():
             return []
         names = sorted(entry.name for entry in self._generations.iterdir())
-        return [self.get(name) for name in names if _ID.fullmatch(name)]
+        return [self.get(name) for name in names if ID.fullmatch(name)]
 
     def get(self, id: str) -> Generation:
         """One generation. Raises `IndexNotFound` when there is none of that id."""
-        path = self._generations / id
-        if not _ID.fullmatch(id) or not path.is_dir():
+        path = folder_of(self._root, self.index, id)
+        if not ID.fullmatch(id) or not path.is_dir():
             raise IndexNotFound(
                 f"Index {self.index!r} has no generation {id!r}. `sightline generations list` shows those there are."
             )
         stored = self._described(path)
         try:
-            return Generation(
-                id=id,
-                index=self.index,
-                path=path,
-                state=stored["state"],
-                model=ModelInfo(**stored["model"]),
-                created_at=stored["created_at"],
-                points=stored["points"],
-            )
+            return restored(stored, self.index, id, path)
         except (KeyError, TypeError) as error:
             raise self._corrupt(path / "generation.json", error) from error
+
+    def current_id(self) -> str | None:
+        """The id that the pointer names."""
+        return next(iter(self._pointed()), None)
 
     def current(self) -> Generation | None:
         """The generation that serves. Raises `IndexCorrupt` when the pointer names one that is not there."""
@@ -198,10 +151,10 @@ class GenerationStore:
         raise IndexNotReady(f"Index {self.index!r} has no earlier generation to go back to. Promote one by its id.")
 
     def prune(self, keep: int) -> builtins.list[Generation]:
-        """Deletes all ready generations but the newest `keep`; the serving one counts first and always stays."""
-        serving = self._pointed()[:1]
+        """Deletes all ready generations but `keep`: see `Generations`."""
+        served = self._pointed()
         ready = [generation for generation in reversed(self.list()) if generation.state == "ready"]
-        ready.sort(key=lambda generation: generation.id not in serving)
+        ready.sort(key=lambda one: (one.id not in served[:1], one.held is not None and one.id not in served))
         for generation in (gone := ready[max(keep, 1) :]):
             self.discard(generation)
         return gone
@@ -218,20 +171,7 @@ class GenerationStore:
                 raise self._corrupt(file, f"it should have {size} bytes")
 
     def _describe(self, folder: Path, generation: Generation, files: dict[str, int]) -> None:
-        current = settings()
-        description = {
-            "id": generation.id,
-            "state": generation.state,
-            "model": asdict(generation.model),
-            "created_at": generation.created_at,
-            "points": generation.points,
-            "hnsw": {
-                "m": current.search_hnsw_m,
-                "ef_construct": current.search_ef_construct,
-                "quantile": current.search_quantile,
-            },
-            "files": files,
-        }
+        description = {**described(generation, settings()), "files": files}
         _write(folder / "generation.json", orjson.dumps(description, option=orjson.OPT_INDENT_2))
 
     def _described(self, folder: Path) -> dict[str, Any]:
@@ -263,6 +203,103 @@ class GenerationStore:
             f"{file} of index {self.index!r} can't be used: {reason}. Go back with `sightline generations rollback`, "
             "or build the index again with `sightline index`."
         )
+
+
+class FolderGenerations:
+    """The same for an event loop, with the indexes in it: a file operation that was begun ends before it is left."""
+
+    def __init__(self, settings: Settings, index: str) -> None:
+        """Raises `BadUserInput` when `index` is no name of an index."""
+        self._settings = settings
+        self._store = GenerationStore(settings.index_path, index)
+
+    @property
+    def index(self) -> str:
+        """The index's name."""
+        return self._store.index
+
+    @property
+    def folder(self) -> Path:
+        """The folder of everything that belongs to the index."""
+        return self._store.folder
+
+    def lock(self) -> AbstractContextManager[None]:
+        """See `folder_lock`."""
+        return self._store.lock()
+
+    async def begin(self, model: ModelInfo, base: Generation | None = None) -> Generation:
+        """A new generation in state building, with a copy of the index files of `base` if it has the same model."""
+        return await _ended(partial(self._store.begin, model, base))
+
+    async def building(self) -> Generation | None:
+        """The newest generation that an interrupted run left unfinished."""
+        return await _ended(self._store.building)
+
+    async def finish(self, generation: Generation, points: int, held: str | None = None) -> Generation:
+        """Marks a generation ready, with its number of images. Close its index first."""
+        return await _ended(partial(self._store.finish, generation, points, held))
+
+    async def discard(self, generation: Generation) -> None:
+        """Deletes a generation. Raises `BadUserInput` for the one that serves."""
+        await _ended(partial(self._store.discard, generation))
+
+    async def list(self) -> builtins.list[Generation]:
+        """All generations, oldest first."""
+        return await _ended(self._store.list)
+
+    async def get(self, id: str) -> Generation:
+        """One generation. Raises `IndexNotFound` when there is none of that id."""
+        return await _ended(partial(self._store.get, id))
+
+    async def current_id(self) -> str | None:
+        """The id that the pointer file names."""
+        return await _ended(self._store.current_id)
+
+    async def current(self) -> Generation | None:
+        """The generation that serves. Raises `IndexCorrupt` when the pointer names one that is not there."""
+        return await _ended(self._store.current)
+
+    async def promote(self, id: str) -> Generation:
+        """Makes a generation the serving one, in one atomic step. Raises `IndexNotReady` while it is being built."""
+        return await _ended(partial(self._store.promote, id))
+
+    async def rollback(self) -> Generation:
+        """Makes the generation serve that served before. Raises `IndexNotReady` when none is left."""
+        return await _ended(self._store.rollback)
+
+    async def prune(self, keep: int) -> builtins.list[Generation]:
+        """Deletes all ready generations but `keep`; a server that still has one open keeps its files."""
+        return await _ended(partial(self._store.prune, keep))
+
+    async def verify(self, generation: Generation) -> None:
+        """Raises `IndexCorrupt` when a file is shorter than it was when the generation was finished."""
+        await _ended(partial(self._store.verify, generation))
+
+    async def create_index(self, generation: Generation) -> VectorIndex:
+        """The shard of a generation in state building, in this process."""
+        from engine.indexes.edge import EdgeIndex  # noqa: PLC0415 - Edge is loaded only where something is written
+
+        if generation.shard.exists():
+            return EdgeIndex.open(generation.shard, self._settings)
+        return EdgeIndex.create(generation.shard, generation.model.dimension, self._settings)
+
+    async def open_index(self, generation: Generation) -> VectorIndex:
+        """The shard of a ready generation, in a process of its own; its files' lengths are checked first."""
+        await self.verify(generation)
+        return await ProcessIndex.open(generation.shard, self._settings)
+
+    async def close(self) -> None:
+        """Holds nothing."""
+
+
+async def _ended(work: Callable[[], T]) -> T:
+    """What blocking work returns. Who is cancelled meanwhile leaves when it has ended: a lock may be behind it."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def copy_tree(source: Path, target: Path) -> None:

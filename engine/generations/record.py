@@ -1,0 +1,100 @@
+"""What is known of one generation, and how generations and indexes are named."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from engine.errors import BadUserInput
+from engine.ports import ModelInfo
+from engine.settings import Settings
+
+State = Literal["building", "ready"]
+
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+"""The name of an index."""
+
+ID: Final = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}")
+"""The id of a generation: when it was begun, so that ids sort by age, and four random digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One build. `points` is how many images it holds, 0 until it is ready.
+
+    `path` is the folder of what lies beside its vectors, such as the manifest. `held` says why a ready one is not to
+    be promoted without a person's wish; None if nothing speaks against it.
+    """
+
+    id: str
+    index: str
+    path: Path
+    state: State
+    model: ModelInfo
+    created_at: str
+    points: int
+    held: str | None = None
+
+    @property
+    def shard(self) -> Path:
+        """The folder of the vector index's files, where they are in a folder."""
+        return self.path / "shard"
+
+
+def check_name(index: str) -> str:
+    """The same name. Raises `BadUserInput` when it is no name of an index."""
+    if not NAME.fullmatch(index):
+        raise BadUserInput(
+            f"index: {index!r} is no name of an index. Use at most 63 lower-case letters, digits, _ and -, the "
+            "first of them a letter or digit."
+        )
+    return index
+
+
+def folder_of(root: Path, index: str, id_: str) -> Path:
+    """Where the files of a generation lie; `root` is INDEX_PATH."""
+    return root / index / "generations" / id_
+
+
+def new_generation(root: Path, index: str, model: ModelInfo) -> Generation:
+    """A generation that is begun now."""
+    now = datetime.now(UTC)
+    id_ = f"{now:%Y%m%d-%H%M%S-%f}-{secrets.token_hex(2)}"
+    return Generation(id_, index, folder_of(root, index, id_), "building", model, now.isoformat(), 0)
+
+
+def described(generation: Generation, settings: Settings) -> dict[str, Any]:
+    """A generation as JSON values, with the settings that its index is built with."""
+    return {
+        "id": generation.id,
+        "index": generation.index,
+        "state": generation.state,
+        "model": asdict(generation.model),
+        "created_at": generation.created_at,
+        "points": generation.points,
+        "held": generation.held,
+        "hnsw": {
+            "m": settings.search_hnsw_m,
+            "ef_construct": settings.search_ef_construct,
+            "quantile": settings.search_quantile,
+        },
+    }
+
+
+def restored(stored: Mapping[str, Any], index: str, id_: str, path: Path) -> Generation:
+    """The generation that was described. Raises `KeyError` and `TypeError` when that is not what is stored."""
+    return Generation(
+        id=id_,
+        index=index,
+        path=path,
+        state=stored["state"],
+        model=ModelInfo(**stored["model"]),
+        created_at=stored["created_at"],
+        points=stored["points"],
+        held=stored.get("held"),
+    )
