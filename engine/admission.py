@@ -1,16 +1,21 @@
 """How many searches may be worked on at once: as many as keep the machine busy without making each of them slow.
 
 Nobody can name that number beforehand: it depends on the model, the processor and its neighbours. So it is learnt, as
-congestion control learns a path's: while searches take not much longer than one that has the machine to itself, the
-limit grows with demand; when they do, it shrinks. What comes beyond the limit is refused at once, with the time after
-which a place will be free, and what was let in keeps its pace.
+congestion control learns a path's: while searches take not much longer than such a search takes that has the machine to
+itself, the limit grows with demand; when they do, it shrinks. What comes beyond the limit is refused at once, with the
+time after which a place will be free, and what was let in keeps its pace.
+
+Searches are of kinds: one page far down compares all vectors and takes a hundred times as long as a first page. Each is
+compared with those of its kind. Of kinds that were never seen alone nothing can be told; where they fill the limit, it
+falls to where a search is as good as alone, and rises from there.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
@@ -30,16 +35,19 @@ MOST: Final = 1024
 
 _FIRST: Final = 64.0
 _SHRINK: Final = 0.8
+_LEAP: Final = 1.5  # where searches take less than half of what they may
 _MEASURED: Final = 10  # searches that are looked at together, at least
-_NEWS: Final = 0.1  # weight of a new sample in the average of those alone
+_KNOWN: Final = 5  # searches alone without which a kind is not known: the first ones find cold caches
+_KEPT: Final = 9  # searches alone, the last ones of each kind; their median is robust against a pause of the machine
+_NEWS: Final = 0.1  # weight of a new sample in the average time that a place is held
 _LEAST_WAIT_MS: Final = 10
 
 
 @dataclass(slots=True)
 class Place:
-    """Somebody's leave to work. `telling` is set to False where the time says nothing about how busy the machine is."""
+    """Somebody's leave to work. `kind` is set to what the work can be compared with; None if it teaches nothing."""
 
-    telling: bool = True
+    kind: Hashable | None = None
 
 
 class Admission:
@@ -51,9 +59,11 @@ class Admission:
         self._limit = _FIRST
         self._running = 0
         self._most_running = 0
-        self._alone_s: float | None = None
-        self._typical_s = 0.0
-        self._samples: list[float] = []
+        self._entered = 0
+        self._alone_s: dict[Hashable, deque[float]] = {}
+        self._held_s: float | None = None
+        self._slowness: list[float] = []
+        metrics.searches_limit.set(self.limit)
 
     @property
     def limit(self) -> int:
@@ -62,46 +72,59 @@ class Admission:
 
     @property
     def running(self) -> int:
-        """How much runs now."""
+        """How much runs now; more than the limit while the last one that was let in brought several searches."""
         return self._running
 
     @contextmanager
     def admitted(self, searches: int = 1) -> Iterator[Place]:
         """A place for so many searches that are made together, or `Overloaded` at once.
 
-        Somebody who wants more than there will ever be is let in when nobody else is there. The time until the context
-        ends is learnt from, if it was one search and one like others.
+        Who brings several is let in where one would be: if there had to be room for all, single ones would always take
+        it first. Whoever comes then waits for them too. The time until the context ends is learnt from, if it was one
+        search and its place has been given a kind.
         """
-        if self._running and self._running + searches > self._limit:
-            raise Overloaded(retry_after_ms=max(math.ceil(self._typical_s * 1000), _LEAST_WAIT_MS))
+        if self._running >= self.limit:
+            raise Overloaded(retry_after_ms=max(math.ceil((self._held_s or 0.0) * 1000), _LEAST_WAIT_MS))
         alone = not self._running
-        place, started = Place(telling=searches == 1), self._clock()
+        self._entered += 1
+        entered = self._entered
         self._count(searches)
+        as_good = self._limit <= LEAST and self._running <= LEAST
+        place, started = Place(), self._clock()
         try:
             yield place
         finally:
             self._count(-searches)
-            if place.telling:
-                self._learn(self._clock() - started, alone=alone)
+            took_s = self._clock() - started
+            self._held_s = took_s if self._held_s is None else self._held_s + _NEWS * (took_s - self._held_s)
+            if place.kind is not None and searches == 1:
+                self._learn(place.kind, took_s, alone=as_good or (alone and entered == self._entered))
 
     def _count(self, searches: int) -> None:
         self._running += searches
         self._most_running = max(self._most_running, self._running)
         metrics.searches_running.set(self._running)
 
-    def _learn(self, took_s: float, *, alone: bool) -> None:
-        if self._alone_s is None:
-            self._alone_s = self._typical_s = took_s
-        elif alone or self._limit <= LEAST:
-            self._alone_s += _NEWS * (took_s - self._alone_s)
-        self._samples.append(took_s)
-        if len(self._samples) < max(_MEASURED, self._limit):
+    def _learn(self, kind: Hashable, took_s: float, *, alone: bool) -> None:
+        times = self._alone_s.get(kind)
+        if alone:
+            times = self._alone_s.setdefault(kind, deque(maxlen=_KEPT))
+            times.append(took_s)
+        known = times is not None and len(times) >= _KNOWN
+        self._slowness.append(took_s / max(median(times), 1e-6) if known and times else math.inf)
+        if len(self._slowness) < max(_MEASURED, self._limit):
             return
-        self._typical_s = median(self._samples)
-        if self._typical_s > PATIENCE * self._alone_s:
-            self._limit = max(self._limit * _SHRINK, LEAST)
-        elif self._most_running >= self.limit:
-            self._limit = min(self._limit + 1, MOST)
-        self._samples.clear()
+        self._adapt(median(self._slowness), wanted=self._most_running >= self.limit)
+        self._slowness.clear()
         self._most_running = self._running
         metrics.searches_limit.set(self.limit)
+
+    def _adapt(self, slowness: float, *, wanted: bool) -> None:
+        """Moves the limit; `slowness` is infinite where most searches can't be compared with any that was alone."""
+        if math.isinf(slowness):
+            self._limit = LEAST if wanted else self._limit
+        elif slowness > PATIENCE:
+            self._limit = max(self._limit * _SHRINK, LEAST)
+        elif wanted:
+            leap = self._limit * _LEAP if slowness < PATIENCE / 2 else 0.0
+            self._limit = min(max(self._limit + 1, leap), MOST)

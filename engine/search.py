@@ -19,6 +19,7 @@ from typing import Final, Literal
 import orjson
 import structlog
 
+from engine.access import IndexAccess
 from engine.admission import Admission
 from engine.caches.choice import Caches
 from engine.embeddings import CachedEncoder, TextEncoder
@@ -132,8 +133,8 @@ class Searcher:
         self.stats = RollingStats()
         self._encoder = encoder
         self._texts = CachedEncoder(encoder, caches.embeddings)
-        self._registry = registry
         registry.speak(encoder.model)
+        self._indexes = IndexAccess(registry, settings.search_timeout_s)
         self._cache = caches.lists
         self._settings = settings
         self._admission = Admission()
@@ -153,7 +154,7 @@ class Searcher:
 
     async def image(self, index: str | None, id: str) -> Point:
         """One image, without its vector. Raises `ImageNotFound`."""
-        async with self._registry.acquire(index) as serving:
+        async with self._indexes.acquire(index) as serving, self._indexes.deadline(index):
             points = await serving.index.retrieve([id])
             if not points:
                 raise ImageNotFound(f"Index {serving.generation.index!r} has no image {id!r}.")
@@ -167,17 +168,17 @@ class Searcher:
         limit: int = 100,
     ) -> list[tuple[str, int]]:
         """The values of a field with how many of the admitted images have each, most frequent first."""
-        with self._admission.admitted() as place:
-            place.telling = False  # counting takes longer than searching, however idle the machine is
-            async with self._registry.acquire(index) as serving:
+        with self._admission.admitted():
+            async with self._indexes.acquire(index) as serving, self._indexes.deadline(index):
                 return await serving.index.facet(field, filter, limit)
 
     async def ready(self) -> None:
         """Takes a real query through encoder and default index, past all caches; raises what a search would raise."""
-        async with self._registry.acquire() as serving:
+        async with self._indexes.acquire() as serving:
             self._check_model(serving)
             vectors = await self._encoder.encode_texts(["a picture"])
-            await serving.index.search([VectorQuery(vectors[0], limit=1)])
+            async with self._indexes.deadline():
+                await serving.index.search([VectorQuery(vectors[0], limit=1)])
 
     # ------------------------------------------------------------ one batch of requests
 
@@ -192,15 +193,9 @@ class Searcher:
                     wanted.setdefault(job.depth, {})[self._key(job, job.depth)] = job
             found = await asyncio.gather(*(self._lists(group, depth) for depth, group in wanted.items()))
             lists = {key: outcome for group in found for key, outcome in group.items()}
-            answers: list[SearchResult | SightlineError] = []
-            for job in jobs:
-                answer: SearchResult | SightlineError
-                if isinstance(job, _Job):
-                    answer = await self._answer(job, lists[self._key(job, job.depth)], started)
-                else:
-                    answer = job
+            answers = await asyncio.gather(*(self._answer(job, lists, started) for job in jobs))
+            for answer in answers:
                 self._record(answer)
-                answers.append(answer)
             return answers
 
     async def _plan(
@@ -211,7 +206,7 @@ class Searcher:
             check(request)
             name = request.index or self._settings.index_name
             if name not in servings:
-                servings[name] = await stack.enter_async_context(self._registry.acquire(name))
+                servings[name] = await stack.enter_async_context(self._indexes.acquire(name))
             serving = servings[name]
             if any(term.text is not None for term in terms):
                 self._check_model(serving)
@@ -231,14 +226,21 @@ class Searcher:
         depth = next(tier for tier in TIERS if tier >= end)
         return _Job(request, terms, serving, fingerprint, offset, depth)
 
-    async def _answer(self, job: _Job, ranked: _Outcome, started: float) -> SearchResult | SightlineError:
+    async def _answer(
+        self, job: _Job | SightlineError, lists: dict[str, _Outcome], started: float
+    ) -> SearchResult | SightlineError:
+        """The page that a request wants of its list, or the error that stands in the place of either."""
+        if isinstance(job, SightlineError):
+            return job
+        ranked = lists[self._key(job, job.depth)]
         if isinstance(ranked, SightlineError):
             return ranked
         end = min(job.offset + job.request.first, TIERS[-1])
         hits = ranked.hits[job.offset : end]
         if job.depth > TIERS[0]:
             try:
-                points = await job.serving.index.retrieve([hit.id for hit in hits])
+                async with self._indexes.deadline(job.serving.generation.index):
+                    points = await job.serving.index.retrieve([hit.id for hit in hits])
             except SightlineError as error:
                 return error
             payloads = {point.id: point.payload for point in points}
@@ -328,53 +330,63 @@ class Searcher:
 
     async def _make(self, jobs: dict[str, _Job], depth: int) -> dict[str, _Outcome]:
         """Makes lists, and has the good ones remembered."""
-        shallower: dict[str, _Outcome] = {}
+        shallower: dict[str, _Ranked] = {}
+        failed: dict[str, _Outcome] = {}
         if depth > TIERS[0]:
             above = TIERS[TIERS.index(depth) - 1]
             keys = {self._key(job, above): key for key, job in jobs.items()}
             upper = await self._lists({inner: jobs[key] for inner, key in keys.items()}, above)
-            shallower = {keys[inner]: outcome for inner, outcome in upper.items()}
-        outcomes = await self._admitted(jobs, depth, shallower)
+            for inner, outcome in upper.items():
+                if isinstance(outcome, _Ranked):
+                    shallower[keys[inner]] = outcome
+                else:
+                    failed[keys[inner]] = outcome
+        wanted = {key: replace(job, depth=depth) for key, job in jobs.items() if key not in failed}
+        outcomes = failed | (await self._admitted(wanted, shallower) if wanted else {})
         for key, outcome in outcomes.items():
             if isinstance(outcome, _Ranked):
                 await self._cache.set(key, _encoded(outcome), self._settings.cache_ttl_s)
         return outcomes
 
-    async def _admitted(self, jobs: dict[str, _Job], depth: int, shallower: dict[str, _Outcome]) -> dict[str, _Outcome]:
+    async def _admitted(self, jobs: dict[str, _Job], shallower: dict[str, _Ranked]) -> dict[str, _Outcome]:
         """Computes lists if the machine has room for that; who is refused hears it at once."""
         try:
             with self._admission.admitted(len(jobs)) as place:
-                outcomes = await self._compute(jobs, depth, shallower)
-                place.telling &= all(isinstance(outcome, _Ranked) for outcome in outcomes.values())
+                outcomes = await self._compute(jobs, shallower)
+                for key, outcome in outcomes.items():  # where there are several, nothing is learnt
+                    if isinstance(outcome, _Ranked):
+                        place.kind = (jobs[key].serving.generation.index, jobs[key].depth, outcome.strategy)
                 return outcomes
         except Overloaded as error:
             return dict.fromkeys(jobs, error)
 
-    async def _compute(self, led: dict[str, _Job], depth: int, shallower: dict[str, _Outcome]) -> dict[str, _Outcome]:
-        outcomes: dict[str, _Outcome] = {k: o for k, o in shallower.items() if isinstance(o, SightlineError)}
-        jobs = {key: replace(job, depth=depth) for key, job in led.items() if key not in outcomes}
+    async def _compute(self, jobs: dict[str, _Job], shallower: dict[str, _Ranked]) -> dict[str, _Outcome]:
+        """Encodes all texts at once and searches all indexes at once; who has a shallower list gets it continued."""
         started = time.perf_counter()
         texts = await self._encode(term.text for job in jobs.values() for term in job.terms if term.text is not None)
         encode_ms = _ms_since(started)
         by_index: dict[str, dict[str, _Job]] = {}
         for key, job in jobs.items():
             by_index.setdefault(job.serving.generation.id, {})[key] = job
-        for group in by_index.values():
-            try:
-                ranked = await self._search_index(group, texts)
-            except SightlineError as error:
-                outcomes |= dict.fromkeys(group, error)
-                continue
-            for key, outcome in ranked.items():
-                above = shallower.get(key)
-                if isinstance(outcome, _Ranked):
-                    encoded = any(term.text is not None for term in jobs[key].terms)
-                    stages = ({"encode": encode_ms} if encoded else {}) | outcome.stages_ms
-                    full = _extended(above, outcome, depth) if isinstance(above, _Ranked) else outcome
-                    outcomes[key] = replace(full, stages_ms=stages)
-                else:
-                    outcomes[key] = outcome
+        found = await asyncio.gather(*(self._search_in_time(group, texts) for group in by_index.values()))
+        outcomes = {key: outcome for group in found for key, outcome in group.items()}
+        for key, outcome in outcomes.items():
+            if isinstance(outcome, _Ranked):
+                encoded = any(term.text is not None for term in jobs[key].terms)
+                stages = ({"encode": encode_ms} if encoded else {}) | outcome.stages_ms
+                full = _extended(shallower[key], outcome, jobs[key].depth) if key in shallower else outcome
+                outcomes[key] = replace(full, stages_ms=stages)
         return outcomes
+
+    async def _search_in_time(
+        self, jobs: dict[str, _Job], texts: dict[str, Vectors | SightlineError]
+    ) -> dict[str, _Outcome]:
+        """All lists of one index, or what is wrong with it."""
+        try:
+            async with self._indexes.deadline(next(iter(jobs.values())).serving.generation.index):
+                return await self._search_index(jobs, texts)
+        except SightlineError as error:
+            return dict.fromkeys(jobs, error)
 
     async def _encode(self, texts: Iterable[str]) -> dict[str, Vectors | SightlineError]:
         """The embedding of every text, in one batch; a text that can't be encoded fails by itself."""

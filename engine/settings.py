@@ -148,6 +148,14 @@ class Settings(BaseSettings):
         0.99, gt=0.5, le=1, description="Quantile of values kept by int8 quantization; the rest is clipped."
     )
 
+    search_timeout_s: float = Field(
+        5.0,
+        gt=0,
+        description="Seconds that a search waits for its index before INDEX_UNAVAILABLE is answered, and that an index "
+        "process may hang before it is replaced. Comparing a million vectors takes half a second. Less than "
+        "API_REQUEST_TIMEOUT_S, so that clients hear which part is away.",
+    )
+
     qdrant_url: str = Field(
         "",
         pattern=r"^(https?://[^/\s]+)?$",
@@ -158,10 +166,10 @@ class Settings(BaseSettings):
         SecretStr(""), description="API key of the Qdrant server; it needs to read and write. Empty for none."
     )
     qdrant_timeout_s: float = Field(
-        5.0,
+        4.0,
         gt=0,
-        description="Seconds that a read at Qdrant may take, its retry included. Less than API_REQUEST_TIMEOUT_S, so "
-        "that clients hear what was slow. Writes get six times that: they wait until the replicas have them.",
+        description="Seconds that a read at Qdrant may take, its retry included. Less than SEARCH_TIMEOUT_S, so that "
+        "a connection that was too slow is replaced. Writes get six times that: they wait until replicas have them.",
     )
     qdrant_pool: int = Field(
         3,

@@ -32,8 +32,8 @@ from graphql_api.context import Context
 JSON: Final = "application/json"
 GRAPHQL: Final = "application/graphql-response+json"
 HTML: Final = "text/html"
-MAX_RUNNING: Final = 64
-"""Operations that are executed at once: they fill the largest batch; more would wait, and make others wait."""
+MAX_RUNNING: Final = 1024
+"""Operations that are executed at once: bounds their memory. How many searches the machine bears, `Admission` knows."""
 
 _RETRY_AFTER_S: Final = 1
 _NAMED: Final = 3
@@ -162,13 +162,10 @@ class GraphQLEndpoint:
 
 
 def _overloaded() -> Refused:
-    refused = Refused(
-        503,
-        f"The server is answering {MAX_RUNNING} requests already. Try again in {_RETRY_AFTER_S} s.",
-        Overloaded.code,
-        **{"Retry-After": str(_RETRY_AFTER_S)},
-    )
-    refused.extensions["retryAfterMs"] = _RETRY_AFTER_S * 1000
+    """What a search that is refused says, for the whole request."""
+    error = Overloaded(_RETRY_AFTER_S * 1000)
+    refused = Refused(503, str(error), error.code, **{"Retry-After": str(_RETRY_AFTER_S)})
+    refused.extensions = errors.extensions(error)
     return refused
 
 

@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from engine.access import IndexAccess
 from engine.batcher import AsyncEncoder
 from engine.caches.choice import Caches, open_caches
 from engine.errors import EncoderUnavailable, SightlineError
@@ -68,6 +69,7 @@ class Services:
     def __init__(self, settings: Settings, encoder: Encoder | None = None, caches: Caches | None = None) -> None:
         self.settings = settings
         self.registry = IndexRegistry(settings)
+        self._indexes = IndexAccess(self.registry, PROBE_TIMEOUT_S)
         self.caches = caches or open_caches(settings)
         self.draining = False
         self._encoder = encoder
@@ -205,11 +207,11 @@ class Services:
 
     async def indexes(self) -> list[IndexStatus]:
         """Every index, by name."""
-        return [await self._status(name) for name in await self.registry.names()]
+        return await asyncio.gather(*(self._status(name) for name in await self.registry.names()))
 
     async def _status(self, name: str) -> IndexStatus:
         try:
-            async with self.registry.acquire(name) as serving:
+            async with self._indexes.acquire(name) as serving, self._indexes.deadline(name):
                 info = await serving.index.info()
         except SightlineError as error:
             return IndexStatus(name, ready=False, reason=str(error))
@@ -224,7 +226,7 @@ class Services:
         )
 
     async def _ask_index(self) -> bool:
-        async with self.registry.acquire() as serving:
+        async with self._indexes.acquire() as serving, self._indexes.deadline():
             await serving.index.info()
         return True
 

@@ -2,7 +2,9 @@
 
 Edge holds the GIL while it searches, and a crash of its native code ends the process it is in. Here that is a child:
 the parent only moves bytes, many calls can be under way, and if the child dies they fail with `IndexUnavailable` and
-the next call starts another one.
+the next call starts another one. A child that hangs is ended, so that the same happens: one that owes an answer and for
+`SEARCH_TIMEOUT_S` neither says anything nor uses its processor, which tells it from one that has much to do. After a
+start that failed there is a pause before the next, and calls meanwhile get the error of the last.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -33,6 +36,9 @@ _RECEIVE: Final = 1 << 18
 _TUNABLES: Final = "GLIBC_TUNABLES"
 _HUGE_PAGES: Final = "glibc.malloc.hugetlb"
 _CLOSE_S: Final = 5.0  # that a child has to finish what it is doing; what it had answered before is safe on disk
+_LOOKS: Final = 4  # at a child during SEARCH_TIMEOUT_S; after one more without a sign of life it is ended
+_REST_S: Final = 0.5  # after a start that failed; twice as long after each further one
+_LONGEST_REST_S: Final = 8.0
 
 log = structlog.get_logger()
 
@@ -47,6 +53,9 @@ class ProcessIndex:
         self._child = child
         self._dimension = child.dimension
         self._starting: asyncio.Task[_Child] | None = None
+        self._refusal: SightlineError | None = None
+        self._rest_s = 0.0
+        self._again_at = 0.0
         self._closed = False
 
     @classmethod
@@ -154,25 +163,45 @@ class ProcessIndex:
     async def _restart(self) -> None:
         """Starts another child for one that died; of several callers, one does and the others wait."""
         if self._starting is None or self._starting.done():
+            if self._refusal is not None and time.monotonic() < self._again_at:
+                raise self._refusal.with_traceback(None)
             log.warning("index process starts again", index=str(self._path))
             self._starting = asyncio.create_task(self._replace())
+            self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())  # all may have left
         await asyncio.shield(self._starting)
 
     async def _replace(self) -> _Child:
-        self._child = await _Child.start(self._path, None, self._settings)
+        try:
+            self._child = await _Child.start(self._path, None, self._settings)
+        except SightlineError as error:
+            self._refusal, self._rest_s = error, min(2 * self._rest_s or _REST_S, _LONGEST_REST_S)
+            self._again_at = time.monotonic() + self._rest_s
+            raise
+        self._refusal, self._rest_s = None, 0.0
         return self._child
 
 
 class _Child:
     """One child process and the requests that wait for its answers."""
 
-    def __init__(self, path: Path, process: subprocess.Popen[bytes], connection: socket.socket, lifeline: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        process: subprocess.Popen[bytes],
+        connection: socket.socket,
+        lifeline: int,
+        timeout_s: float,
+    ) -> None:
         self.process = process
         self.dimension = 0
         self._lost = False
         self._path = path
         self._connection = connection
         self._lifeline = lifeline
+        self._timeout_s = timeout_s
+        self._look: asyncio.TimerHandle | None = None
+        self._silent = 0
+        self._worked_s: float | None = None
         self._unpacker = wire.Unpacker()
         self._unsent = bytearray()
         self._number = 0
@@ -184,7 +213,7 @@ class _Child:
         """A child that has opened the shard, or created it if a dimension is given."""
         process, ours, lifeline = _spawned(path, dimension, settings)
         ours.setblocking(False)
-        child = cls(path, process, ours, lifeline)
+        child = cls(path, process, ours, lifeline, settings.search_timeout_s)
         try:
             child.dimension, _ = await child._reply(0)
         except BaseException:
@@ -201,6 +230,8 @@ class _Child:
 
     async def ask(self, method: str, arguments: Sequence[Any] = (), floats: bytes = b"") -> tuple[Any, bytes]:
         """Sends a request; its answer, or the error that the child names. Who is cancelled just doesn't get it."""
+        if self._lost:
+            raise self._ended()
         self._number += 1
         frame = wire.pack([self._number, method, *arguments], floats)
         reply = self._reply(self._number)
@@ -219,8 +250,10 @@ class _Child:
         if self._loop is not loop:
             if self._loop is not None and not self._loop.is_closed():
                 self._loop.remove_reader(self._connection)
-            self._loop = loop
+            self._loop, self._look = loop, None
             loop.add_reader(self._connection, self._readable)
+        if self._look is None:
+            self._look = loop.call_later(self._timeout_s / _LOOKS, self._look_after)
         self._pending[number] = loop.create_future()
         return self._pending[number]
 
@@ -234,6 +267,7 @@ class _Child:
         if not received:
             self._lose()
             return
+        self._silent = 0
         for (number, status, *result), floats in self._unpacker.feed(received):
             future = self._pending.pop(number)
             if future.done():
@@ -258,6 +292,21 @@ class _Child:
         else:
             self._loop.remove_writer(self._connection)
 
+    def _look_after(self) -> None:
+        """Ends the process if it hangs. Looks are counted, not seconds: if we slept, it is not to blame."""
+        self._look = None
+        if self._lost or self._loop is None or not self._pending:
+            self._silent = 0
+            return
+        worked_s = _processor_s(self.process.pid)
+        self._silent = self._silent + 1 if worked_s is not None and worked_s == self._worked_s else 0
+        self._worked_s = worked_s
+        if self._silent > _LOOKS:
+            log.error("index process hangs and is ended", index=str(self._path), waiting=len(self._pending))
+            self.process.kill()  # the rest follows when its socket closes
+            return
+        self._look = self._loop.call_later(self._timeout_s / _LOOKS, self._look_after)
+
     def _lose(self) -> None:
         """Lets go of a process that is gone or about to be, and fails all who wait for it."""
         if self._lost:
@@ -272,16 +321,21 @@ class _Child:
         if not pending:
             return
         self.process.kill()
-        code = self.process.wait()  # it has closed its socket, so this is a matter of milliseconds
-        why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        self.process.wait()  # it has closed its socket, so this is a matter of milliseconds
         for future in pending.values():
             if not future.done():
-                future.set_exception(
-                    IndexUnavailable(
-                        f"The process of the index at {self._path} ended ({why}). The next request starts it again; if "
-                        "it ends again, look for a full disk or too little memory in the system's log."
-                    )
-                )
+                future.set_exception(self._ended())
+
+    def _ended(self) -> IndexUnavailable:
+        self.process.kill()
+        code = self.process.wait()
+        why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        if self._silent > _LOOKS:
+            why = f"it hung for {self._timeout_s:g} s and was ended"
+        return IndexUnavailable(
+            f"The process of the index at {self._path} ended ({why}). The next request starts it again; if it ends "
+            "again, look for a full disk or too little memory in the system's log."
+        )
 
 
 def _spawned(
@@ -326,6 +380,16 @@ def _with_huge_pages(tunables: str) -> str:
     if _HUGE_PAGES in tunables:
         return tunables
     return ":".join(filter(None, (tunables, f"{_HUGE_PAGES}=1")))
+
+
+def _processor_s(process: int) -> float | None:
+    """Seconds of processor time that a process has used, all its threads together; None where that can't be told."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return time.clock_gettime((~process << 3) | 2)  # what clock_getcpuclockid(3) gives, without calling it
+    except OSError:
+        return None
 
 
 def _check(filter: Filter | None) -> None:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from engine.caches.choice import Caches
+from engine.errors import Overloaded
 from engine.ports import Vectors
 from graphql_api import http
 from tests.graphql_api.live import Api, Serve, eventually
@@ -186,6 +187,7 @@ def test_what_is_too_much_at_once_is_refused_at_once(serve: Serve, monkeypatch: 
         assert api.data("{ __typename }")
     assert refused.headers["retry-after"] == "1"
     (error,) = refused.json()["errors"]
+    assert error["message"] == str(Overloaded(1000))  # as a search says it that is refused by itself
     assert error["extensions"] == {"code": "OVERLOADED", "retryAfterMs": 1000}
 
 

@@ -11,15 +11,17 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from engine.errors import IndexCorrupt, IndexUnavailable
 from engine.indexes.edge import EdgeIndex
-from engine.indexes.process import ProcessIndex, _with_huge_pages
+from engine.indexes.process import ProcessIndex, _Child, _with_huge_pages
 from engine.ports import Hit, Point, VectorQuery
 from engine.settings import Settings
+from tests.support.waiting import until
 
 SETTINGS = Settings(_env_file=None)
 ROWS = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)
@@ -52,6 +54,11 @@ def alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+async def ended(process: int) -> bool:
+    """Whether a process is gone."""
+    return not alive(process)
 
 
 async def test_many_calls_under_way_get_their_own_answers(index: ProcessIndex):
@@ -103,6 +110,74 @@ async def test_a_process_that_dies_idle_is_replaced_unnoticed(index: ProcessInde
     os.kill(before, signal.SIGKILL)
     os.waitid(os.P_PID, before, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - the event loop must not notice
     assert (await nearest(index, 7)).id == POINTS[7].id
+
+
+async def test_a_process_that_hangs_is_replaced(tmp_path: Path):
+    """Whoever waits is told, and the next call finds everything; nobody has to do anything."""
+    index = await ProcessIndex.create(tmp_path / "shard", 16, SETTINGS.model_copy(update={"search_timeout_s": 0.2}))
+    await index.upsert(POINTS)
+    before = index.process_id
+    os.kill(before, signal.SIGSTOP)
+    outcomes = await asyncio.gather(*(nearest(index, number) for number in range(5)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [IndexUnavailable] * 5
+    assert "hung" in str(outcomes[0])
+    assert (await nearest(index, 7)).id == POINTS[7].id
+    assert index.process_id != before
+    await index.close()
+
+
+async def test_callers_that_gave_up_do_not_keep_a_process_that_hangs(tmp_path: Path):
+    """What they asked is still owed, and that it is not answered counts."""
+    index = await ProcessIndex.create(tmp_path / "shard", 16, SETTINGS.model_copy(update={"search_timeout_s": 0.2}))
+    before = index.process_id
+    os.kill(before, signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await index.count()
+    await until(lambda: ended(before))
+    assert await index.count() == 0
+    await index.close()
+
+
+async def test_a_process_that_works_long_is_left_alone(tmp_path: Path):
+    """Comparing everything, or building, may take far longer than anybody waits for a search."""
+    index = await ProcessIndex.create(tmp_path / "shard", 16, SETTINGS.model_copy(update={"search_timeout_s": 0.02}))
+    before = index.process_id
+    rows = np.random.default_rng(1).standard_normal((20_000, 16)).astype(np.float32)
+    await index.upsert([Point(str(uuid.UUID(int=i)), row, {"category": "a"}) for i, row in enumerate(rows)])
+    await index.optimize()
+    assert await index.count() == 20_000
+    assert index.process_id == before
+    await index.close()
+
+
+async def test_a_process_that_can_not_start_again_is_not_tried_at_every_call(
+    index: ProcessIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Calls during the pause get the error of the last try; when the files are back, all is well by itself."""
+    starts = 0
+    start = _Child.start.__func__
+
+    async def counted(cls: type[_Child], *arguments: Any) -> _Child:
+        nonlocal starts
+        starts += 1
+        child: _Child = await start(cls, *arguments)
+        return child
+
+    monkeypatch.setattr(_Child, "start", classmethod(counted))
+    monkeypatch.setattr("engine.indexes.process._REST_S", 3600.0)
+    monkeypatch.setattr("engine.indexes.process._LONGEST_REST_S", 3600.0)
+    (tmp_path / "shard").rename(tmp_path / "away")
+    os.kill(index.process_id, signal.SIGKILL)
+    for _ in range(3):
+        outcomes = await asyncio.gather(*(index.count() for _ in range(5)), return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} <= {IndexCorrupt, IndexUnavailable}
+    assert starts <= 1
+    (tmp_path / "away").rename(tmp_path / "shard")
+    index._again_at = 0.0
+    assert await index.count() == 300
+    assert await index.count() == 300
+    assert starts <= 2
 
 
 @pytest.mark.parametrize("ending", ["os.kill(os.getpid(), signal.SIGKILL)", "os._exit(0)"], ids=["killed", "left"])
