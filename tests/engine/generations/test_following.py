@@ -13,7 +13,7 @@ import pytest
 
 from engine import serving
 from engine.batcher import AsyncEncoder
-from engine.caches.memory import MemoryCache
+from engine.caches.choice import in_memory
 from engine.errors import IndexCorrupt, IndexUnavailable, SightlineError
 from engine.generations import Generation, Generations, generations_of
 from engine.requests import SearchRequest
@@ -60,7 +60,7 @@ async def searching(
     encoder = AsyncEncoder(model, settings)
     watch = asyncio.create_task(registry.watch())
     try:
-        yield Searcher(encoder, registry, MemoryCache(1 << 20), settings)
+        yield Searcher(encoder, registry, in_memory(1 << 20, 1 << 20), settings)
     finally:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
