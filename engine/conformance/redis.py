@@ -68,8 +68,8 @@ class _Place:
             await cache.close()
         with suppress(TimeoutError, OSError, exceptions.RedisError, exceptions.RedisClusterException):
             async with asyncio.timeout(_PATIENCE_S):
-                for key in self.keys:
-                    await self.client.delete(PREFIX + key)
+                if self.keys:
+                    await self.client.delete(*(PREFIX + key for key in self.keys))
         await close_client(self.client)
 
 
