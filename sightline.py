@@ -211,36 +211,44 @@ def plan(  # noqa: PLR0913, PLR0917 - each is an option that a person may name
 
 @app.command()
 def check(as_json: AsJson = False) -> None:
-    """Check the servers that the settings name, such as QDRANT_URL: can Sightline rely on them, and if not, why not.
+    """Check the servers that QDRANT_URL, REDIS_URL and INDEX_DATABASE_URL name: can Sightline rely on them, why not?
 
-    Works in places of its own with random names and removes them again. Exit status 1 when anything does not hold.
+    Works in places of its own with random names and removes them again; only the tables of PostgreSQL stay, as if it
+    had been used. Exit status 1 when anything does not hold.
     """
-    from engine.conformance.check import Verdict, parts, verdicts
+    from engine.conformance.check import PARTS, Verdict, verdicts
+    from indexing.conformance.postgresql import POSTGRESQL
 
     current = settings()
-    named = parts(current)
-    table = Table("part", "check", "holds", "reason", box=None, header_style="dim")
-    table.columns[3].overflow = "fold"
+    parts = (*PARTS, POSTGRESQL)
     found: list[Verdict] = []
 
     async def run() -> None:
-        for part in named:
-            with Console(stderr=True).status(f"Checking {part.name} at {part.where}"):
-                found.extend([verdict async for verdict in verdicts(part, current)])
+        for part in parts:
+            if part.is_named(current):
+                with Console(stderr=True).status(f"Checking {part.name}, which {part.setting} names"):
+                    found.extend([verdict async for verdict in verdicts(part, current)])
 
-    asyncio.run(run())
+    with logs.only("error"):  # what a part meets is told as a verdict
+        asyncio.run(run())
     broken = [verdict for verdict in found if not verdict.holds]
     if as_json:
         _print_json({"holds": not broken, "checks": [asdict(verdict) for verdict in found]})
-    elif not named:
-        out.print("Nothing to check: the settings name no server, so everything is in this process.")
     else:
+        table = Table("part", "check", "holds", "reason", box=None, header_style="dim")
+        table.columns[3].overflow = "fold"
         for verdict in found:
             table.add_row(
                 verdict.part, verdict.check, "yes" if verdict.holds else "[red]no[/red]", Text(verdict.reason)
             )
-        out.print(table)
-        out.print(f"{len(found) - len(broken)} of {len(found)} hold.")
+        if found:
+            out.print(table)
+            out.print(f"{len(found) - len(broken)} of {len(found)} hold.")
+        else:
+            out.print("Nothing to check: everything is embedded, and needs no other program.")
+        for part in parts:
+            if not part.is_named(current):
+                out.print(f"{part.setting} is empty, so {part.embedded}. It names {part.name} in production.")
     raise typer.Exit(1 if broken else 0)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import structlog
 
@@ -20,6 +23,22 @@ def configure(level: str = "info") -> None:
             *([] if terminal else [structlog.processors.dict_tracebacks]),
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        wrapper_class=_from(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+@contextmanager
+def only(level: str) -> Iterator[None]:
+    """Meanwhile, lines less severe than `level` are not written: for what tells by itself how it went."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=_from(level))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def _from(level: str) -> Any:
+    """A logger that writes lines of this level and of more severe ones."""
+    return structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()])

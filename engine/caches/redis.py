@@ -35,7 +35,9 @@ T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
-_PREFIX: Final = "sightline:"
+PREFIX: Final = "sightline:"
+"""What every key in Redis begins with."""
+
 _VERSION: Final = 1  # of the header; raise it when its form changes
 _HEADER: Final = struct.Struct(">2sBI")
 
@@ -66,7 +68,7 @@ class RedisCache:
             result: metrics.cache_requests.labels(tier="redis", result=result) for result in ("hit", "miss")
         }
         metrics.cache_breaker_open.labels(tier="redis").set(0)
-        self._client = self._new_client()
+        self._client = new_client(self._settings)
 
     # ------------------------------------------------------------ the cache
 
@@ -105,7 +107,7 @@ class RedisCache:
         """Lets writes end, which their time bounds, and closes the connections; harmless when done twice."""
         self._closed = True
         await self.settle()
-        await _close(self._client)
+        await close_client(self._client)
 
     async def settle(self) -> None:
         """Waits until what was set is stored or given up, and a trial decided."""
@@ -139,7 +141,7 @@ class RedisCache:
 
     async def _read(self, keys: Sequence[str]) -> list[Any]:
         """What is stored under each key; anything but a list of that length is no answer."""
-        names = [_PREFIX + key for key in keys]
+        names = [PREFIX + key for key in keys]
         if not self._settings.redis_cluster:
             found = await self._client.mget(names)
         elif len(names) == 1:
@@ -151,7 +153,7 @@ class RedisCache:
         return found
 
     async def _write(self, key: str, packed: bytes, ttl_ms: int) -> None:
-        if await self._client.set(_PREFIX + key, packed, px=ttl_ms) is not True:
+        if await self._client.set(PREFIX + key, packed, px=ttl_ms) is not True:
             raise exceptions.InvalidResponse("Redis does not say that it stored a value.")
 
     async def _pong(self) -> bool:
@@ -193,8 +195,8 @@ class RedisCache:
             for _ in range(self._settings.redis_pool):  # those who still ask give up in time
                 await stack.enter_async_context(self._slots)
             try:
-                lost, self._client = self._client, self._new_client()
-                await _close(lost)
+                lost, self._client = self._client, new_client(self._settings)
+                await close_client(lost)
                 async with asyncio.timeout(_TRIAL_S):
                     await self._read([f"trial:{secrets.token_hex(4)}"])
                 async with asyncio.timeout(self._budget_s):
@@ -207,27 +209,35 @@ class RedisCache:
                 return
         self._succeeded()
 
-    def _new_client(self) -> Any:
-        """A client that has not connected yet. It tries once: a breaker and a miss are better than its patience."""
-        url = self._settings.redis_url.get_secret_value()
-        # Protocol 2 and no driver_info spare a new connection two round trips. Every request has our own time limit.
-        options: dict[str, Any] = {"protocol": 2, "driver_info": None}
-        options |= {"socket_timeout": None, "socket_connect_timeout": _TRIAL_S}
-        options |= {"max_connections": self._settings.redis_pool}
-        try:
-            if self._settings.redis_cluster:  # one more try, because after a move or a failover that finds the new node
-                return RedisCluster.from_url(url, retry=Retry(NoBackoff(), 1), require_full_coverage=False, **options)
-            client: Any = Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
-            client.connection_pool.make_connection()  # says now what is wrong with the options
-        except (ValueError, TypeError, exceptions.RedisError, exceptions.RedisClusterException):
-            raise BadUserInput(
-                "REDIS_URL: this can't be used. Write redis://HOST:PORT/DATABASE, or rediss:// for TLS, with "
-                "USER:PASSWORD@ (percent-encoded) before the host if it asks for them. A cluster has database 0 only."
-            ) from None  # the library's words may hold the password
-        return client
+
+# ---------------------------------------------------------------- connections
 
 
-async def _close(client: Any) -> None:
+def new_client(settings: Settings) -> Any:
+    """A client that has not connected yet. It tries once: a breaker and a miss are better than its patience.
+
+    Raises `BadUserInput` for a `REDIS_URL` that can't be one.
+    """
+    url = settings.redis_url.get_secret_value()
+    # Protocol 2 and no driver_info spare a new connection two round trips. Every request has our own time limit.
+    options: dict[str, Any] = {"protocol": 2, "driver_info": None}
+    options |= {"socket_timeout": None, "socket_connect_timeout": _TRIAL_S}
+    options |= {"max_connections": settings.redis_pool}
+    try:
+        if settings.redis_cluster:  # one more try, because after a move or a failover that finds the new node
+            return RedisCluster.from_url(url, retry=Retry(NoBackoff(), 1), require_full_coverage=False, **options)
+        client: Any = Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
+        client.connection_pool.make_connection()  # says now what is wrong with the options
+    except (ValueError, TypeError, exceptions.RedisError, exceptions.RedisClusterException):
+        raise BadUserInput(
+            "REDIS_URL: this can't be used. Write redis://HOST:PORT/DATABASE, or rediss:// for TLS, with "
+            "USER:PASSWORD@ (percent-encoded) before the host if it asks for them. A cluster has database 0 only."
+        ) from None  # the library's words may hold the password
+    return client
+
+
+async def close_client(client: Any) -> None:
+    """Closes its connections, whatever state they are in."""
     with suppress(Exception):  # a connection that can't even be closed is gone
         async with asyncio.timeout(_TRIAL_S):
             await client.aclose()

@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Final
 
-from engine.conformance.check import Check
+from engine.conformance.check import Check, sentence
 from engine.conformance.expectation import expect, expect_equal, refused
 from engine.conformance.generations import GENERATIONS, Make
 from engine.conformance.vector_index import DIMENSION, POINTS, READING, ROWS, WRITING
@@ -81,12 +81,12 @@ async def qdrant_checks(settings: Settings) -> AsyncIterator[Sequence[Check]]:
         await index.upsert(POINTS)
 
         checks: list[Check] = [("it is version 1.16 or newer", partial(_is_new_enough, place))]
-        checks += [(_sentence(behaviour), partial(behaviour, index)) for behaviour in READING]
+        checks += [(sentence(behaviour), partial(behaviour, index)) for behaviour in READING]
         checks.append(("a collection is built to the end", index.optimize))
-        checks += [(f"{_sentence(behaviour)}, once built", partial(behaviour, index)) for behaviour in READING]
-        checks += [(_sentence(behaviour), partial(behaviour, place.make)) for behaviour in WRITING]
-        checks += [(_sentence(behaviour), partial(behaviour, place)) for behaviour in _SERVER]
-        checks += [(_sentence(behaviour), partial(behaviour, place.generations())) for behaviour in GENERATIONS]
+        checks += [(f"{sentence(behaviour)}, once built", partial(behaviour, index)) for behaviour in READING]
+        checks += [(sentence(behaviour), partial(behaviour, place.make)) for behaviour in WRITING]
+        checks += [(sentence(behaviour), partial(behaviour, place)) for behaviour in _SERVER]
+        checks += [(sentence(behaviour), partial(behaviour, place.generations())) for behaviour in GENERATIONS]
         yield checks
     finally:
         await place.clear()
@@ -157,7 +157,3 @@ _SERVER: Final[tuple[Callable[[_Place], Awaitable[None]], ...]] = (
     collections_are_listed_and_dropped,
     a_collection_is_not_created_twice,
 )
-
-
-def _sentence(behaviour: Any) -> str:
-    return str(behaviour.__name__).replace("_", " ")

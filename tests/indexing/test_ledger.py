@@ -17,7 +17,7 @@ from sqlalchemy import make_url
 
 from engine.errors import BadUserInput, IndexUnavailable, LedgerUnavailable
 from engine.settings import Settings
-from indexing.conformance import CHECKS, Check, scratch
+from indexing.conformance.ledger import CHECKS, Check, scratch
 from indexing.database import Database
 from indexing.ledger import Build, Ledger, Row
 from tests.support.postgres import PASSWORD, USER, Postgres

@@ -1,78 +1,27 @@
-"""`sightline check`: a yes for what works, a precise no for what does not, and nothing left behind."""
+"""Running checks: each gets its verdict, and each is able to say no. `tests/test_check.py` has the command."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-import sightline
-from engine.conformance.check import Check, Part, parts, verdicts
+from engine.conformance.check import PARTS, Check, Part, verdicts
 from engine.conformance.expectation import Broken, expect, refused
 from engine.conformance.vector_index import DIMENSION, POINTS, READING, WRITING
 from engine.errors import BadUserInput, IndexUnavailable
 from engine.indexes.exact import ExactIndex
 from engine.ports import Filter, Hit, Point, VectorIndex, VectorQuery
-from engine.settings import Settings, settings
-from tests.support.qdrant import QdrantServer
+from engine.settings import Settings
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[QdrantServer]:
-    """A server of its own, to see what is left on it."""
-    server = QdrantServer(tmp_path / "qdrant")
-    server.start()
-    yield server
-    server.stop()
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: str, url: str) -> tuple[int, str]:
-    """Exit status and output of the command."""
-    monkeypatch.setenv("QDRANT_URL", url)
-    settings.cache_clear()
-    try:
-        result = CliRunner().invoke(sightline.app, ["check", *words])
-    finally:
-        settings.cache_clear()
-    return result.exit_code, result.stdout
-
-
-def test_a_server_that_keeps_every_promise_gets_a_yes(
-    server: QdrantServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
-    """Each behaviour is one line; the exit status is 0; the collections that were made are gone."""
-    monkeypatch.chdir(tmp_path)
-    code, output = run(monkeypatch, "--json", url=f"http://127.0.0.1:{server.port}")
-    told = json.loads(output)
-    assert [check for check in told["checks"] if not check["holds"]] == []
-    assert (code, told["holds"]) == (0, True)
-    assert len(told["checks"]) >= 2 * len(READING) + len(WRITING) + 4
-    assert {check["part"] for check in told["checks"]} == {"Qdrant"}
-    assert "filters admit what the reference admits, once built" in [check["check"] for check in told["checks"]]
-    assert list((server.data / "collections").iterdir()) == []
-
-
-def test_a_server_that_is_away_gets_a_no_that_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """One line in the table, exit status 1."""
-    monkeypatch.chdir(tmp_path)
-    code, output = run(monkeypatch, url="http://127.0.0.1:9")
-    assert code == 1
-    assert "can be reached" in output
-    assert "does not answer" in " ".join(output.split())
-    assert "0 of 1 hold" in output
-
-
-def test_without_servers_there_is_nothing_to_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """That is no failure, and loads no client."""
-    monkeypatch.chdir(tmp_path)
-    code, output = run(monkeypatch, url="")
-    assert (code, "Nothing to check" in output) == (0, True)
-    assert parts(Settings(_env_file=None)) == []
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
+def test_a_part_is_named_by_its_setting(part: Part):
+    """And by nothing else."""
+    assert not part.is_named(Settings(_env_file=None))
+    assert part.is_named(Settings(_env_file=None, **{part.setting.lower(): "http://127.0.0.1:9"}))
 
 
 async def test_one_no_does_not_hide_the_other_verdicts():
@@ -95,7 +44,7 @@ async def test_one_no_does_not_hide_the_other_verdicts():
         yield [("adds", breaks), ("stays", fails), ("is right", is_wrong), ("holds", holds)]
         raise IndexUnavailable("something is left")
 
-    part = Part("Engine", "here", checks)
+    part = Part("Engine", "ENGINE_URL", "it is here", checks)
     found = [verdict async for verdict in verdicts(part, Settings(_env_file=None))]
     assert [(verdict.check, verdict.holds, verdict.reason) for verdict in found] == [
         ("adds", False, "two and two are five"),
@@ -104,6 +53,19 @@ async def test_one_no_does_not_hide_the_other_verdicts():
         ("holds", True, ""),
         ("can be reached", False, "something is left"),
     ]
+
+
+async def test_a_part_that_can_not_be_reached_is_one_no():
+    """Whether one of our errors says so or a check does."""
+
+    @asynccontextmanager
+    async def checks(_settings: Settings) -> AsyncIterator[Sequence[Check]]:
+        expect(False, "nobody is there")
+        yield []
+
+    part = Part("Engine", "ENGINE_URL", "it is here", checks)
+    [found] = [verdict async for verdict in verdicts(part, Settings(_env_file=None))]
+    assert (found.check, found.holds, found.reason) == ("can be reached", False, "nobody is there")
 
 
 # ---------------------------------------------------------------- the checks can fail

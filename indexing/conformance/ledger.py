@@ -1,7 +1,7 @@
 """What a ledger must do, as checks that anybody can run against a real database: `sightline check`, and the tests.
 
-Each check is given two ledgers of different, new indexes in one database and raises `AssertionError` with a sentence
-if the database does something else. Its docstring's first line says what is checked.
+Each check is given two ledgers of different, new indexes in one database and raises `Broken` with a sentence if the
+database does something else. Its name says what is checked.
 
     for check in CHECKS:
         with scratch(settings) as ledgers:
@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy.exc import IntegrityError
 
+from engine.conformance.expectation import Broken, expect_equal
 from engine.settings import Settings
 from indexing.database import Database
 from indexing.ledger import FILE, Build, Ledger, Row
@@ -62,8 +63,8 @@ def a_record_comes_back_whole(ledger: Ledger, _: Ledger) -> None:
     bad = Row("b.png", 0, -1, "stamp", "id", "skipped", reason="corrupt", detail="why", path="/in/b.png")
     _adopt(ledger, _FIRST)
     ledger.record(_FIRST, [bad, picture])
-    _equal(list(ledger.rows(_FIRST, whole=True)), [picture, bad], "the rows that were recorded")
-    _equal(list(ledger.rows(_FIRST)), [replace(picture, metadata=None), bad], "the rows without their metadata")
+    expect_equal(list(ledger.rows(_FIRST, whole=True)), [picture, bad], "the rows that were recorded")
+    expect_equal(list(ledger.rows(_FIRST)), [replace(picture, metadata=None), bad], "the rows without their metadata")
 
 
 def what_the_database_cannot_hold_is_replaced(ledger: Ledger, _: Ledger) -> None:
@@ -73,9 +74,9 @@ def what_the_database_cannot_hold_is_replaced(ledger: Ledger, _: Ledger) -> None
     _adopt(ledger, _FIRST)
     ledger.record(_FIRST, [odd, bad])
     found = list(ledger.rows(_FIRST, whole=True))
-    _equal([row.key for row in found], ["a.png", "b.png"], "the keys of both rows")
-    _equal(found[0].metadata, {"a\ufffd": ["\ufffdb", {"c": "?"}]}, "the words with replacements")
-    _equal((found[0].path, found[1].detail), ("/in/?/a.png", "at \ufffd byte"), "the texts with replacements")
+    expect_equal([row.key for row in found], ["a.png", "b.png"], "the keys of both rows")
+    expect_equal(found[0].metadata, {"a\ufffd": ["\ufffdb", {"c": "?"}]}, "the words with replacements")
+    expect_equal((found[0].path, found[1].detail), ("/in/?/a.png", "at \ufffd byte"), "the texts with replacements")
 
 
 def rows_are_listed_by_code_point(ledger: Ledger, _: Ledger) -> None:
@@ -83,8 +84,8 @@ def rows_are_listed_by_code_point(ledger: Ledger, _: Ledger) -> None:
     keys = [*_KEYS, *_FOREIGN, *(f"n{number}.png" for number in range(2500))]
     _adopt(ledger, _FIRST)
     ledger.record(_FIRST, [_picture(key) for key in keys])
-    _equal([row.key for row in ledger.rows(_FIRST)], sorted(keys), "the keys in the order of their code points")
-    _equal(ledger.indexed(_FIRST), {f"id of {key}": key for key in keys}, "the id of every picture")
+    expect_equal([row.key for row in ledger.rows(_FIRST)], sorted(keys), "the keys in the order of their code points")
+    expect_equal(ledger.indexed(_FIRST), {f"id of {key}": key for key in keys}, "the id of every picture")
 
 
 def recording_again_replaces(ledger: Ledger, _: Ledger) -> None:
@@ -94,9 +95,9 @@ def recording_again_replaces(ledger: Ledger, _: Ledger) -> None:
     now_bad = Row("a.png", 2, 2, "other", "id of a.png", "skipped", reason="truncated")
     for _again in range(2):
         ledger.record(_FIRST, [now_bad])
-    _equal(list(ledger.rows(_FIRST, whole=True)), [now_bad, _picture("b.png")], "the last rows")
-    _equal(ledger.counts(_FIRST), {"indexed": 1, "skipped": 1}, "the counts of the last rows")
-    _equal(ledger.skipped(_FIRST), {"truncated": ["a.png"]}, "the skipped files by reason")
+    expect_equal(list(ledger.rows(_FIRST, whole=True)), [now_bad, _picture("b.png")], "the last rows")
+    expect_equal(ledger.counts(_FIRST), {"indexed": 1, "skipped": 1}, "the counts of the last rows")
+    expect_equal(ledger.skipped(_FIRST), {"truncated": ["a.png"]}, "the skipped files by reason")
 
 
 def touching_changes_the_time_alone(ledger: Ledger, _: Ledger) -> None:
@@ -106,7 +107,7 @@ def touching_changes_the_time_alone(ledger: Ledger, _: Ledger) -> None:
     other = replace(_picture("b.png"), content_hash="ff" * 32, mtime_ns=9)
     ledger.touch(_FIRST, [replace(_picture("a.png"), mtime_ns=9, metadata=None), other])
     wanted = [replace(_picture("a.png"), mtime_ns=9), _picture("b.png")]
-    _equal(list(ledger.rows(_FIRST, whole=True)), wanted, "the rows with one new time")
+    expect_equal(list(ledger.rows(_FIRST, whole=True)), wanted, "the rows with one new time")
 
 
 def a_failed_batch_leaves_nothing(ledger: Ledger, _: Ledger) -> None:
@@ -119,8 +120,8 @@ def a_failed_batch_leaves_nothing(ledger: Ledger, _: Ledger) -> None:
     except IntegrityError:
         pass
     else:
-        raise AssertionError("A row without a stamp was accepted.")
-    _equal(list(ledger.rows(_FIRST, whole=True)), [_picture("a.png")], "the rows from before the batch")
+        raise Broken("a row without a stamp was accepted")
+    expect_equal(list(ledger.rows(_FIRST, whole=True)), [_picture("a.png")], "the rows from before the batch")
 
 
 def a_generation_starts_with_the_rows_of_its_base(ledger: Ledger, _: Ledger) -> None:
@@ -129,11 +130,11 @@ def a_generation_starts_with_the_rows_of_its_base(ledger: Ledger, _: Ledger) -> 
     ledger.record(_FIRST, [_picture("a.png"), _picture("b.png")])
     with ThreadPoolExecutor(_WORKERS) as workers:
         list(workers.map(lambda _: _adopt(ledger, _SECOND, _FIRST), range(_WORKERS)))
-    _equal(list(ledger.rows(_SECOND, whole=True)), list(ledger.rows(_FIRST, whole=True)), "the rows of the base")
+    expect_equal(list(ledger.rows(_SECOND, whole=True)), list(ledger.rows(_FIRST, whole=True)), "the rows of the base")
     ledger.remove(_SECOND, ["a.png", "never.png"])
     _adopt(ledger, _SECOND, _FIRST)
-    _equal([row.key for row in ledger.rows(_SECOND)], ["b.png"], "the rows that were left")
-    _equal([row.key for row in ledger.rows(_FIRST)], ["a.png", "b.png"], "the base as it was")
+    expect_equal([row.key for row in ledger.rows(_SECOND)], ["b.png"], "the rows that were left")
+    expect_equal([row.key for row in ledger.rows(_FIRST)], ["a.png", "b.png"], "the base as it was")
 
 
 def workers_at_the_same_files_leave_each_once(ledger: Ledger, _: Ledger) -> None:
@@ -152,7 +153,7 @@ def workers_at_the_same_files_leave_each_once(ledger: Ledger, _: Ledger) -> None
     with ThreadPoolExecutor(_WORKERS) as workers:
         list(workers.map(work, range(_WORKERS)))
     ledger.record(_FIRST, [_picture(key) for key in keys])  # what a slower worker removed last
-    _equal(list(ledger.rows(_FIRST, whole=True)), [_picture(key) for key in keys], "every file once")
+    expect_equal(list(ledger.rows(_FIRST, whole=True)), [_picture(key) for key in keys], "every file once")
 
 
 def forgotten_generations_leave_what_others_share(ledger: Ledger, _: Ledger) -> None:
@@ -161,11 +162,11 @@ def forgotten_generations_leave_what_others_share(ledger: Ledger, _: Ledger) -> 
     ledger.record(_FIRST, [_picture("a.png"), _picture("b.png"), replace(_picture("c.png"), content_hash=None)])
     _adopt(ledger, _SECOND, _FIRST)
     ledger.record(_SECOND, [replace(_picture("a.png"), content_hash="aa" * 32)])
-    _equal(ledger.only_in([_FIRST]), [_picture("a.png").content_hash], "the content that only the first has")
+    expect_equal(ledger.only_in([_FIRST]), [_picture("a.png").content_hash], "the content that only the first has")
     ledger.forget([_FIRST])
-    _equal([build.generation for build in ledger.builds()], [_SECOND], "the generation that was kept")
-    _equal(list(ledger.rows(_FIRST)), [], "no rows of the other")
-    _equal(len(list(ledger.rows(_SECOND))), 3, "the rows that were kept")
+    expect_equal([build.generation for build in ledger.builds()], [_SECOND], "the generation that was kept")
+    expect_equal(list(ledger.rows(_FIRST)), [], "no rows of the other")
+    expect_equal(len(list(ledger.rows(_SECOND))), 3, "the rows that were kept")
 
 
 def indexes_do_not_see_each_other(ledger: Ledger, other: Ledger) -> None:
@@ -175,12 +176,12 @@ def indexes_do_not_see_each_other(ledger: Ledger, other: Ledger) -> None:
     ledger.record(_FIRST, [_picture("a.png")])
     other.record(_FIRST, [_picture("a.png"), _picture("b.png")])
     run = other.start_run("/in")
-    _equal(ledger.only_in([_FIRST]), [_picture("a.png").content_hash], "contents that no generation here shares")
+    expect_equal(ledger.only_in([_FIRST]), [_picture("a.png").content_hash], "contents that no generation here shares")
     ledger.forget([_FIRST])
     ledger.erase()
-    _equal(other.counts(_FIRST), {"indexed": 2, "skipped": 0}, "the counts of the other index")
-    _equal([build.generation for build in other.builds()], [_FIRST], "the generations of the other index")
-    _equal([found.id for found in other.runs()], [run], "the runs of the other index")
+    expect_equal(other.counts(_FIRST), {"indexed": 2, "skipped": 0}, "the counts of the other index")
+    expect_equal([build.generation for build in other.builds()], [_FIRST], "the generations of the other index")
+    expect_equal([found.id for found in other.runs()], [run], "the runs of the other index")
 
 
 def runs_are_kept(ledger: Ledger, _: Ledger) -> None:
@@ -189,19 +190,21 @@ def runs_are_kept(ledger: Ledger, _: Ledger) -> None:
     done = ledger.start_run("/in")
     ledger.end_run(done, "done", generation=_FIRST, indexed=3, unchanged=2, skipped=1, deleted=0)
     runs = {run.id: run for run in ledger.runs()}
-    _equal(set(runs), {killed, done}, "both runs")
-    _equal((runs[killed].outcome, runs[killed].shard_index, runs[killed].shard_count), (None, 1, 4), "the killed run")
-    _equal((runs[done].outcome, runs[done].indexed, runs[done].skipped), ("done", 3, 1), "the run that was done")
+    expect_equal(set(runs), {killed, done}, "both runs")
+    expect_equal(
+        (runs[killed].outcome, runs[killed].shard_index, runs[killed].shard_count), (None, 1, 4), "the killed run"
+    )
+    expect_equal((runs[done].outcome, runs[done].indexed, runs[done].skipped), ("done", 3, 1), "the run that was done")
 
 
 def generations_keep_what_was_noted(ledger: Ledger, _: Ledger) -> None:
     """A generation's model and promotion are noted once, however often that is said."""
-    _equal(ledger.build(_FIRST), None, "no generation before it is begun")
+    expect_equal(ledger.build(_FIRST), None, "no generation before it is begun")
     _adopt(ledger, _FIRST)
     for _again in range(2):
         ledger.name_model(_FIRST, "another")
         ledger.mark_promoted(_FIRST)
-    _equal(ledger.build(_FIRST), Build(_FIRST, None, "another", "/in", promoted=True), "the generation as noted")
+    expect_equal(ledger.build(_FIRST), Build(_FIRST, None, "another", "/in", promoted=True), "the generation as noted")
 
 
 CHECKS: Final[tuple[Check, ...]] = (
@@ -242,9 +245,3 @@ def _picture(key: str) -> Row:
 
 def _adopt(ledger: Ledger, generation: str, base: str | None = None) -> None:
     ledger.adopt(Build(generation, base, "model", "/in", promoted=False))
-
-
-def _equal(found: Any, wanted: Any, what: str) -> None:
-    if found != wanted:
-        told = f"found {str(found)[:300]}, wanted {str(wanted)[:300]}"
-        raise AssertionError(f"The database does not return {what}: {told}.")
