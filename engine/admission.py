@@ -33,11 +33,13 @@ LEAST: Final = 2
 MOST: Final = 1024
 """The limit never rises above this: what one process can have in flight without running out of anything else."""
 
+KNOWN: Final = 5
+"""Searches alone without which a kind is not known: the first ones find cold caches."""
+
 _FIRST: Final = 64.0
 _SHRINK: Final = 0.8
 _LEAP: Final = 1.5  # where searches take less than half of what they may
 _MEASURED: Final = 10  # searches that are looked at together, at least
-_KNOWN: Final = 5  # searches alone without which a kind is not known: the first ones find cold caches
 _KEPT: Final = 9  # searches alone, the last ones of each kind; their median is robust against a pause of the machine
 _NEWS: Final = 0.1  # weight of a new sample in the average time that a place is held
 _LEAST_WAIT_MS: Final = 10
@@ -110,7 +112,7 @@ class Admission:
         if alone:
             times = self._alone_s.setdefault(kind, deque(maxlen=_KEPT))
             times.append(took_s)
-        known = times is not None and len(times) >= _KNOWN
+        known = times is not None and len(times) >= KNOWN
         self._slowness.append(took_s / max(median(times), 1e-6) if known and times else math.inf)
         if len(self._slowness) < max(_MEASURED, self._limit):
             return

@@ -20,7 +20,7 @@ import orjson
 import structlog
 
 from engine.access import IndexAccess
-from engine.admission import Admission
+from engine.admission import KNOWN, Admission
 from engine.caches.choice import Caches
 from engine.embeddings import CachedEncoder, TextEncoder
 from engine.errors import (
@@ -164,21 +164,29 @@ class Searcher:
         self,
         index: str | None,
         filter: Filter | None,
-        field: str,
-        limit: int = 100,
-    ) -> list[tuple[str, int]]:
-        """The values of a field with how many of the admitted images have each, most frequent first."""
-        with self._admission.admitted():
+        fields: Sequence[tuple[str, int]],
+    ) -> list[list[tuple[str, int]]]:
+        """For each field, named with how many values are wanted, its values and how many of the admitted have each.
+
+        Most frequent first. All fields are let in or refused together.
+        """
+        with self._admission.admitted(len(fields) or 1):
             async with self._indexes.acquire(index) as serving, self._indexes.deadline(index):
-                return await serving.index.facet(field, filter, limit)
+                return await asyncio.gather(*(serving.index.facet(field, filter, limit) for field, limit in fields))
 
     async def ready(self) -> None:
-        """Takes a real query through encoder and default index, past all caches; raises what a search would raise."""
+        """Takes real queries through encoder and default index, past all caches; raises what a search would raise.
+
+        As many as tell how long a search takes alone: the server may never be alone again. The first one is cold.
+        """
         async with self._indexes.acquire() as serving:
             self._check_model(serving)
-            vectors = await self._encoder.encode_texts(["a picture"])
-            async with self._indexes.deadline():
-                await serving.index.search([VectorQuery(vectors[0], limit=1)])
+            for _ in range(1 + KNOWN):
+                with self._admission.admitted() as place:
+                    vectors = await self._encoder.encode_texts(["a picture"])
+                    async with self._indexes.deadline():
+                        await serving.index.search([VectorQuery(vectors[0], limit=TIERS[0] + 1)])
+                    place.kind = _kind(serving, TIERS[0], "hnsw")
 
     # ------------------------------------------------------------ one batch of requests
 
@@ -355,7 +363,7 @@ class Searcher:
                 outcomes = await self._compute(jobs, shallower)
                 for key, outcome in outcomes.items():  # where there are several, nothing is learnt
                     if isinstance(outcome, _Ranked):
-                        place.kind = (jobs[key].serving.generation.index, jobs[key].depth, outcome.strategy)
+                        place.kind = _kind(jobs[key].serving, jobs[key].depth, outcome.strategy)
                 return outcomes
         except Overloaded as error:
             return dict.fromkeys(jobs, error)
@@ -480,6 +488,11 @@ class Searcher:
 
 def _described(model: ModelInfo) -> str:
     return f"model {model.name} ({model.dimension} dimensions, fingerprint {model.fingerprint[:12]})"
+
+
+def _kind(serving: Serving, depth: int, strategy: Strategy) -> tuple[str, int, Strategy]:
+    """What decides how long a search takes alone."""
+    return serving.generation.index, depth, strategy
 
 
 def _admitted(points: list[Point], filter: Filter | None) -> int:

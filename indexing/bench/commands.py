@@ -91,6 +91,20 @@ def search_command(
     print_report(run(settings(), index, queries, seconds, seed), as_json=as_json)
 
 
+@bench_app.command("soak")
+def soak_command(
+    index: Annotated[str | None, typer.Option("--index", help="Name of the index; INDEX_NAME when not given.")] = None,
+    requests: Annotated[int, typer.Option(min=1000, help="How many requests.")] = 100_000,
+    seed: Annotated[int, typer.Option(help="Seed of the requests.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Send a server very many mixed requests, wrong ones among them, and watch whether its memory stays flat."""
+    from engine.settings import settings
+    from indexing.bench.soak import run
+
+    print_report(run(settings(), index, requests, seed), as_json=as_json)
+
+
 @bench_app.command("indexing")
 def indexing_command(
     source: Annotated[

@@ -27,6 +27,14 @@ class Memory:
     total: int = 0
     resident: int = 0
 
+    def __add__(self, other: Memory) -> Memory:
+        return Memory(
+            self.anonymous + other.anonymous,
+            self.files + other.files,
+            self.total + other.total,
+            self.resident + other.resident,
+        )
+
     def highest(self, other: Memory) -> Memory:
         """The larger value of each."""
         return Memory(

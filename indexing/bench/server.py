@@ -19,7 +19,7 @@ import httpx
 
 from engine.errors import SightlineError
 from engine.settings import Settings
-from indexing.bench.memory import resident_mb
+from indexing.bench.memory import Memory, memory_of, resident_mb
 
 SERVE: Final = (sys.executable, "-m", "sightline", "serve")
 """How a server is started. It says its address on standard output when it is ready."""
@@ -45,6 +45,10 @@ class Server:
     def resident_mb(self) -> float | None:
         """Megabytes of memory that it and its children have now; None where /proc does not tell."""
         return sum(resident_mb(pid) or 0.0 for pid in found) if (found := _family(self.pid)) else None
+
+    def memory(self) -> Memory:
+        """What it and its children hold now, page by page; zeros where /proc does not tell."""
+        return sum((memory_of(pid) for pid in _family(self.pid)), Memory())
 
 
 @contextmanager

@@ -175,7 +175,7 @@ async def test_an_index_that_hangs_fails_searches_in_time_and_heals(rig: Rig):
             rig.outcome("red car", filter=Match("category", ("dog",))),
             rig.outcome("red dog", first=30, after=page.end_cursor),
             rig.searcher.image(None, id_of(1)),
-            rig.searcher.facets(None, None, "category"),
+            rig.searcher.facets(None, None, [("category", 10), ("width", 10)]),
             rig.searcher.ready(),
             return_exceptions=True,
         )

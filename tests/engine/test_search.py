@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 import pytest
 
+from engine.admission import KNOWN
 from engine.batcher import AsyncEncoder
 from engine.caches.choice import Caches, in_memory
 from engine.caches.memory import MemoryCache
@@ -23,6 +24,7 @@ from engine.errors import (
     ImageNotFound,
     IndexNotFound,
     IndexNotReady,
+    Overloaded,
     SightlineError,
 )
 from engine.generations import Generation, GenerationStore
@@ -207,9 +209,11 @@ async def test_one_image_and_facets(searcher: Searcher):
     assert (await searcher.image(None, id_of(7))).payload["width"] == 7
     with pytest.raises(ImageNotFound, match="nonsense"):
         await searcher.image(None, "nonsense")
-    assert await searcher.facets(None, Match("metadata.caption", ("red car", "red dog")), "category") == [
-        ("car", 24),
-        ("dog", 24),
+    red = Match("metadata.caption", ("red car", "red dog"))
+    assert await searcher.facets(None, red, [("category", 10), ("category", 1), ("nothing", 10)]) == [
+        [("car", 24), ("dog", 24)],
+        [("car", 24)],
+        [],
     ]
 
 
@@ -445,11 +449,43 @@ async def test_latencies_are_recorded(searcher: Searcher):
     assert (stats.embedding.count, stats.search.count, stats.total.count) == (1, 1, 2)
 
 
+async def test_how_long_searches_take_alone_is_learnt_by_kind(searcher: Searcher):
+    """Readiness teaches the usual one; failures, several at once and what is remembered teach nothing."""
+    await searcher.ready()
+    known = searcher._admission._alone_s
+    assert {kind: len(times) > KNOWN for kind, times in known.items()} == {("default", TIERS[0], "hnsw"): True}
+    before = {kind: list(times) for kind, times in known.items()}
+    with pytest.raises(EncoderUnavailable):
+        await ask(searcher, "a cursed car")
+    await searcher.search_many([SearchRequest(query="red car"), SearchRequest(query="blue dog")])
+    await ask(searcher, "red car")
+    await searcher.facets(None, None, [("category", 10)])
+    assert {kind: list(times) for kind, times in known.items()} == before
+    await ask(searcher, "red car", first=100)
+    await ask(searcher, "pink dog", filter=Match("category", ("dog",)))
+    assert known.keys() - before.keys() == {("default", TIERS[1], "hnsw"), ("default", TIERS[0], "exact")}
+
+
+async def test_who_is_refused_hears_it_and_so_does_who_waits_for_the_same(searcher: Searcher, encoder: Watched):
+    """Nothing is encoded for them, and it is not remembered; a deeper page whose first list fails says why that did."""
+    with searcher._admission.admitted(1000):
+        outcomes = await asyncio.gather(
+            *(ask(searcher, "red car") for _ in range(3)), ask(searcher, "red car", first=100), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in outcomes] == [Overloaded] * 4
+        with pytest.raises(Overloaded):
+            await searcher.facets(None, None, [("category", 10)])
+        assert encoder.batches == []
+    assert not (await ask(searcher, "red car")).cached
+    with pytest.raises(EncoderUnavailable):
+        await ask(searcher, "a cursed car", first=100)
+
+
 async def test_ready_takes_a_real_query(searcher: Searcher, encoder: Watched, tmp_path: Path):
     """Through encoder and index, also when words are remembered; without an index it says what is missing."""
     await ask(searcher, "a picture")
     await searcher.ready()
-    assert len(encoder.batches) == 2
+    assert len(encoder.batches) > KNOWN
     missing = Settings(_env_file=None, index_path=tmp_path)
     other = Searcher(searcher._encoder, IndexRegistry(missing), in_memory(0, 0), missing)
     with pytest.raises(IndexNotFound, match="sightline index"):
