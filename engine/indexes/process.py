@@ -252,7 +252,7 @@ class _Child:
                 self._loop.remove_reader(self._connection)
             self._loop, self._look = loop, None
             loop.add_reader(self._connection, self._readable)
-        if self._look is None:
+        if self._look is None and number:  # starting may wait for a disk, which looks like hanging
             self._look = loop.call_later(self._timeout_s / _LOOKS, self._look_after)
         self._pending[number] = loop.create_future()
         return self._pending[number]

@@ -114,7 +114,7 @@ async def test_a_process_that_dies_idle_is_replaced_unnoticed(index: ProcessInde
 
 async def test_a_process_that_hangs_is_replaced(tmp_path: Path):
     """Whoever waits is told, and the next call finds everything; nobody has to do anything."""
-    index = await ProcessIndex.create(tmp_path / "shard", 16, SETTINGS.model_copy(update={"search_timeout_s": 0.2}))
+    index = await ProcessIndex.create(tmp_path / "shard", 16, SETTINGS.model_copy(update={"search_timeout_s": 0.5}))
     await index.upsert(POINTS)
     before = index.process_id
     os.kill(before, signal.SIGSTOP)
@@ -128,7 +128,7 @@ async def test_a_process_that_hangs_is_replaced(tmp_path: Path):
 
 async def test_callers_that_gave_up_do_not_keep_a_process_that_hangs(tmp_path: Path):
     """What they asked is still owed, and that it is not answered counts."""
-    index = await ProcessIndex.create(tmp_path / "shard", 16, SETTINGS.model_copy(update={"search_timeout_s": 0.2}))
+    index = await ProcessIndex.create(tmp_path / "shard", 16, SETTINGS.model_copy(update={"search_timeout_s": 0.5}))
     before = index.process_id
     os.kill(before, signal.SIGSTOP)
     with pytest.raises(TimeoutError):
@@ -141,7 +141,7 @@ async def test_callers_that_gave_up_do_not_keep_a_process_that_hangs(tmp_path: P
 
 async def test_a_process_that_works_long_is_left_alone(tmp_path: Path):
     """Comparing everything, or building, may take far longer than anybody waits for a search."""
-    index = await ProcessIndex.create(tmp_path / "shard", 16, SETTINGS.model_copy(update={"search_timeout_s": 0.02}))
+    index = await ProcessIndex.create(tmp_path / "shard", 16, SETTINGS.model_copy(update={"search_timeout_s": 0.3}))
     before = index.process_id
     rows = np.random.default_rng(1).standard_normal((20_000, 16)).astype(np.float32)
     await index.upsert([Point(str(uuid.UUID(int=i)), row, {"category": "a"}) for i, row in enumerate(rows)])
@@ -185,7 +185,7 @@ def test_the_process_ends_when_its_parent_is_gone(tmp_path: Path, ending: str):
     """However the parent ends, no index process is left behind to keep the files locked."""
     program = f"""
 import asyncio, os, pathlib, signal
-from engine.indexes.process import ProcessIndex, _with_huge_pages
+from engine.indexes.process import ProcessIndex
 from engine.settings import Settings
 async def main():
     index = await ProcessIndex.create(pathlib.Path({str(tmp_path / "shard")!r}), 4, Settings(_env_file=None))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import uuid
 from itertools import islice
@@ -67,7 +68,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 def test_a_run_measures_what_it_says(settings: Settings):
-    """Every load has its row, answers are judged, cached is cached, and nothing failed."""
+    """Every load has its row, answers are judged, cached is cached, and nothing failed that was let in."""
     report = run(settings, queries=40, seconds=1, serve=SERVE, encoder=words)
     rows: dict[str, Any] = {str(row["what"]).split(",")[0] + str(at): row for at, row in enumerate(report.rows)}
     alone, cached, capacity, busy, flood, sustained, idle = rows.values()
@@ -78,7 +79,9 @@ def test_a_run_measures_what_it_says(settings: Settings):
     assert alone["p50_ms"] > alone["server_p50_ms"]
     assert alone["p50_ms"] > alone["encode_p50_ms"] + alone["search_p50_ms"]
     assert "encode_p50_ms" not in cached
-    assert capacity["errors"] == 0
+    assert capacity["per_second"] > 0
+    errors = [note for note in report.notes if note.startswith("Errors in")]
+    assert {code for note in errors for code in re.findall(r"'(.+?)'", note)} <= {"OVERLOADED"}
     assert busy["requests"] >= 20
     assert flood["requests"] >= 20
     assert sustained["requests"] >= 20
