@@ -303,7 +303,7 @@ class _Child:
         self._worked_s = worked_s
         if self._silent > _LOOKS:
             log.error("index process hangs and is ended", index=str(self._path), waiting=len(self._pending))
-            self.process.kill()  # the rest follows when its socket closes
+            self._lose()  # at once, so that the next call starts another one
             return
         self._look = self._loop.call_later(self._timeout_s / _LOOKS, self._look_after)
 
