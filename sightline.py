@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import orjson
 import typer
@@ -19,6 +20,11 @@ from engine.errors import BadUserInput, SightlineError
 from engine.settings import Settings, settings
 from indexing.bench.commands import bench_app, print_report
 from observability import logs
+
+if TYPE_CHECKING:
+    from engine.generations import Generation, Generations
+
+T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False, help="Image search.")
 simulate_app = typer.Typer(no_args_is_help=True, help="Make pictures or vectors whose truth is known.")
@@ -362,28 +368,37 @@ def bench_models(
 # ---------------------------------------------------------------- generations
 
 
+def _on_generations(index: str | None, work: Callable[[Generations], Awaitable[T]]) -> T:
+    """What `work` makes of an index's generations, wherever they are kept."""
+    from engine.generations import generations_of
+
+    async def run() -> T:
+        async with generations_of(settings(), index or settings().index_name) as store:
+            return await work(store)
+
+    return asyncio.run(run())
+
+
 @generations_app.command("list")
 def list_generations(index: IndexName = None, as_json: AsJson = False) -> None:
     """List an index's generations; the serving one is marked."""
-    from engine.generations import generations_of
 
-    async def read() -> list[dict[str, Any]]:
-        async with generations_of(settings(), index or settings().index_name) as store:
-            serving = await store.current_id()
-            return [
-                {
-                    "id": g.id,
-                    "state": g.state,
-                    "serving": g.id == serving,
-                    "model": g.model.name,
-                    "points": g.points,
-                    "createdAt": g.created_at,
-                    "held": g.held if g.id != serving else None,
-                }
-                for g in await store.list()
-            ]
+    async def read(store: Generations) -> list[dict[str, Any]]:
+        serving = await store.current_id()
+        return [
+            {
+                "id": g.id,
+                "state": g.state,
+                "serving": g.id == serving,
+                "model": g.model.name,
+                "points": g.points,
+                "createdAt": g.created_at,
+                "held": g.held if g.id != serving else None,
+            }
+            for g in await store.list()
+        ]
 
-    rows = asyncio.run(read())
+    rows = _on_generations(index, read)
     if as_json:
         _print_json(rows)
         return
@@ -400,26 +415,15 @@ def list_generations(index: IndexName = None, as_json: AsJson = False) -> None:
 @generations_app.command()
 def promote(generation: str, index: IndexName = None) -> None:
     """Make a generation the serving one, in one atomic switch."""
-    from engine.generations import generations_of
-
-    async def switch() -> None:
-        async with generations_of(settings(), index or settings().index_name) as store:
-            await store.promote(generation)
-
-    asyncio.run(switch())
+    _on_generations(index, lambda store: store.promote(generation))
     out.print(f"{generation} serves.")
 
 
 @generations_app.command()
 def rollback(index: IndexName = None) -> None:
     """Go back to the generation that served before."""
-    from engine.generations import generations_of
-
-    async def switch() -> str:
-        async with generations_of(settings(), index or settings().index_name) as store:
-            return (await store.rollback()).id
-
-    out.print(f"{asyncio.run(switch())} serves again.")
+    serving = _on_generations(index, lambda store: store.rollback())
+    out.print(f"{serving.id} serves again.")
 
 
 @generations_app.command()
@@ -456,15 +460,13 @@ def prune(
     index: IndexName = None,
 ) -> None:
     """Delete complete generations but the newest; the serving one counts first and always stays."""
-    from engine.generations import generations_of
 
-    async def delete() -> list[str]:
-        async with generations_of(settings(), index or settings().index_name) as store:
-            with store.lock():
-                return [gone.id for gone in await store.prune(keep or settings().index_keep_generations)]
+    async def delete(store: Generations) -> list[Generation]:
+        with store.lock():
+            return await store.prune(keep or settings().index_keep_generations)
 
-    for id_ in (gone := asyncio.run(delete())):
-        out.print(f"{id_} is deleted.")
+    for generation in (gone := _on_generations(index, delete)):
+        out.print(f"{generation.id} is deleted.")
     if not gone:
         out.print("Nothing to delete.")
 

@@ -21,8 +21,6 @@ class IndexAccess:
         """Closes nothing: the registry belongs to whoever made it."""
         self._registry = registry
         self._timeout_s = timeout_s
-        self._opened: set[str | None] = set()
-        self._opening: dict[str | None, asyncio.Task[None]] = {}
 
     @asynccontextmanager
     async def acquire(self, name: str | None = None) -> AsyncIterator[Serving]:
@@ -30,8 +28,8 @@ class IndexAccess:
 
         An index that nobody has opened yet goes on being opened then, for those who ask later.
         """
-        if name not in self._opened:
-            await self._open(name)
+        async with self.deadline(name):
+            await self._registry.open(name)
         async with self._registry.acquire(name) as serving:
             yield serving
 
@@ -49,18 +47,3 @@ class IndexAccess:
                 f"{what} did not answer within {self._timeout_s:g} s. Try again in a moment; if it stays so, the "
                 "server's log says more. Searches wait for SEARCH_TIMEOUT_S."
             ) from error
-
-    async def _open(self, name: str | None) -> None:
-        opening = self._opening.get(name)
-        if opening is None:
-            opening = self._opening[name] = asyncio.create_task(self._touch(name))
-            opening.add_done_callback(lambda task: task.cancelled() or task.exception())  # often nobody waits any more
-        async with self.deadline(name):
-            await asyncio.shield(opening)
-
-    async def _touch(self, name: str | None) -> None:
-        try:
-            async with self._registry.acquire(name):
-                self._opened.add(name)
-        finally:
-            del self._opening[name]

@@ -185,6 +185,11 @@ def facet_values(field: str, payload: Payload) -> set[str]:
     return found
 
 
+def most_frequent(counts: Mapping[str, int], limit: int) -> list[tuple[str, int]]:
+    """A facet's values with how many points have each: the most frequent first, and by value where they are equal."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]
+
+
 def canonical(node: Filter | None) -> Any:
     """A filter as plain lists, in which different filters differ."""
     match node:

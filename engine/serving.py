@@ -72,13 +72,26 @@ class IndexRegistry:
         """
         name = name or self._settings.index_name
         while (slot := self._slots.get(name)) is None:
-            await self._first(name)
+            await self.open(name)
         slot.users += 1  # with no pause since it was looked up, so that it can't have been closed
         try:
             yield slot.serving
         finally:
             slot.users -= 1
             await self._close_unused(slot)
+
+    async def open(self, name: str | None = None) -> None:
+        """Opens an index that nobody has asked for yet; of several at once, one opens it, and all hear what came of it.
+
+        Who gives up leaves it to the others. Raises what `acquire` does.
+        """
+        name = name or self._settings.index_name
+        if name in self._slots:
+            return
+        if name not in self._opening:
+            task = self._opening[name] = asyncio.create_task(self._open_first(check_name(name)))
+            task.add_done_callback(lambda task: self._opened(name, task))
+        await asyncio.shield(self._opening[name])
 
     async def names(self) -> list[str]:
         """The names of all indexes, sorted. Raises `IndexUnavailable` when they are on a server that is away."""
@@ -113,16 +126,6 @@ class IndexRegistry:
         await asyncio.gather(*self._closing, return_exceptions=True)
         for store in stores:
             await store.close()
-
-    async def _first(self, name: str) -> None:
-        """Opens an index that nobody has asked for yet; of several at once, one opens it, and all hear what came of it.
-
-        Who gives up leaves it to the others.
-        """
-        if name not in self._opening:
-            task = self._opening[name] = asyncio.create_task(self._open_first(check_name(name)))
-            task.add_done_callback(lambda task: self._opened(name, task))
-        await asyncio.shield(self._opening[name])
 
     async def _open_first(self, name: str) -> None:
         known = await self.names()

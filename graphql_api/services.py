@@ -143,8 +143,7 @@ class Services:
     async def _open(self) -> None:
         """Opens the default index while the model loads; why it can't be opened is the first search's to say."""
         with suppress(SightlineError):
-            async with self.registry.acquire():
-                pass
+            await self.registry.open()
 
     async def _connect(self) -> None:
         """Asks the cache once, so that no search has to wait for its first connection."""

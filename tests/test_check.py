@@ -61,10 +61,8 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def qdrant(tmp_path: Path) -> Iterator[QdrantServer]:
     """A stand-in of its own, to see what is left on it."""
-    server = QdrantServer(tmp_path / "qdrant")
-    server.start()
-    yield server
-    server.stop()
+    with QdrantServer(tmp_path / "qdrant") as server:
+        yield server
 
 
 # ---------------------------------------------------------------- without servers, and without Redis and PostgreSQL

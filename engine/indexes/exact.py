@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import BadUserInput
-from engine.filters import facet_values, matches, validate
+from engine.filters import facet_values, matches, most_frequent, validate
 from engine.ports import Filter, Hit, IndexInfo, Point, VectorQuery, Vectors
 
 
@@ -46,7 +47,7 @@ class ExactIndex:
         counts: Counter[str] = Counter()
         for id_ in self._admitted(filter):
             counts.update(facet_values(field, self._points[id_][1]))
-        return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]
+        return most_frequent(counts, limit)
 
     async def upsert(self, points: Sequence[Point]) -> None:
         """Writes points. Nothing is durable here: the index lives as long as its process."""
@@ -101,6 +102,20 @@ class ExactIndex:
             return list(self._points)
         validate(filter)
         return [id_ for id_, (_, payload) in self._points.items() if matches(filter, payload)]
+
+
+def is_id(text: str) -> bool:
+    """Whether this can be the id of a point: a UUID in its usual lower-case form."""
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def require_id(text: str) -> None:
+    """Raises `BadUserInput` when this can't be the id of a point."""
+    if not is_id(text):
+        raise BadUserInput(f"The id {text!r} is no UUID in its usual lower-case form.")
 
 
 def unit_vector(point: Point, dimension: int) -> Vectors:

@@ -8,14 +8,13 @@ the same engine; `engine.conformance` holds both to it.
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Final
 
 from engine.errors import BadUserInput, IndexCorrupt, IndexUnavailable
-from engine.filters import facet_values, parse_path
-from engine.indexes.exact import unit_query, unit_vector
+from engine.filters import facet_values, most_frequent, parse_path
+from engine.indexes.exact import is_id, require_id, unit_query, unit_vector
 from engine.indexes.qdrant_connection import QdrantConnection
 from engine.indexes.qdrant_stubs import pb
 from engine.indexes.qdrant_terms import (
@@ -120,7 +119,7 @@ class QdrantIndex:
 
     async def retrieve(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
         """The points of these ids, in that order, unknown ones left out."""
-        known = [id_ for id_ in ids if _is_id(id_)]
+        known = [id_ for id_ in ids if is_id(id_)]
         found: dict[str, Point] = {}
         for start in range(0, len(known), _BATCH_POINTS):
             request = pb.GetPoints(
@@ -151,7 +150,7 @@ class QdrantIndex:
         else:
             async for record in self._scroll(admitted, [f'"{path[0]}"']):
                 counts.update(facet_values(field, unpacked_fields(record.payload)))
-        return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]
+        return most_frequent(counts, limit)
 
     async def ids(self) -> list[str]:
         """Every id, sorted."""
@@ -193,7 +192,7 @@ class QdrantIndex:
 
     async def delete(self, ids: Sequence[str]) -> None:
         """Removes points; unknown ids are ignored."""
-        known = [point_id(id_) for id_ in ids if _is_id(id_)]
+        known = [point_id(id_) for id_ in ids if is_id(id_)]
         for start in range(0, len(known), _BATCH_POINTS):
             selected = pb.PointsSelector(points=pb.PointsIdsList(ids=known[start : start + _BATCH_POINTS]))
             request = pb.DeletePoints(collection_name=self.collection, wait=True, points=selected)
@@ -256,8 +255,7 @@ class QdrantIndex:
 
     def _packed(self, point: Point) -> Any:
         vector = unit_vector(point, self._dimension)
-        if not _is_id(point.id):
-            raise BadUserInput(f"The id {point.id!r} is no UUID in its usual lower-case form.")
+        require_id(point.id)
         return packed_point(point, vector)
 
     async def _update(self, method: str, request: Any) -> None:
@@ -365,10 +363,3 @@ def _positive(limit: int) -> int:
     if limit < 1:
         raise BadUserInput(f"limit: {limit} is too small. Ask for 1 hit or more.")
     return limit
-
-
-def _is_id(text: str) -> bool:
-    try:
-        return str(uuid.UUID(text)) == text
-    except ValueError:
-        return False

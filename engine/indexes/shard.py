@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,9 +20,9 @@ import numpy as np
 import qdrant_edge as edge
 
 from engine.errors import BadUserInput, IndexCorrupt, IndexUnavailable, SightlineError
-from engine.filters import facet_values, parse_path
+from engine.filters import facet_values, most_frequent, parse_path
 from engine.indexes.edge_filters import translate
-from engine.indexes.exact import unit_query, unit_vector
+from engine.indexes.exact import is_id, require_id, unit_query, unit_vector
 from engine.ports import Filter, Hit, IndexInfo, Point, VectorQuery
 from engine.settings import Settings
 
@@ -118,7 +117,7 @@ class Shard:
 
     def retrieve(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
         """The points of these ids, in that order, unknown ones left out."""
-        known: list[Any] = [id_ for id_ in ids if _is_id(id_)]
+        known: list[Any] = [id_ for id_ in ids if is_id(id_)]
         records = self._guarded(lambda: self._shard.retrieve(known, True, vectors))
         found = {str(record.id): _point(record, vectors=vectors) for record in records}
         return [found[id_] for id_ in known if id_ in found]
@@ -139,7 +138,7 @@ class Shard:
             return counts
 
         counts = self._guarded(indexed if field == "category" else counted)
-        return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]
+        return most_frequent(counts, limit)
 
     def upsert(self, points: Sequence[Point]) -> None:
         """Writes points and flushes them; within one call the last of equal ids wins.
@@ -158,7 +157,7 @@ class Shard:
 
     def delete(self, ids: Sequence[str]) -> None:
         """Removes points; unknown ids are ignored."""
-        known: list[Any] = [id_ for id_ in ids if _is_id(id_)]
+        known: list[Any] = [id_ for id_ in ids if is_id(id_)]
         if known:
             self._update(edge.UpdateOperation.delete_points(known))
 
@@ -237,8 +236,7 @@ class Shard:
 
     def _encoded(self, point: Point) -> edge.Point:
         vector: Any = unit_vector(point, self.dimension)
-        if not _is_id(point.id):
-            raise BadUserInput(f"The id {point.id!r} is no UUID in its usual lower-case form.")
+        require_id(point.id)
         try:
             return edge.Point(point.id, vector, dict(point.payload))
         except (TypeError, ValueError) as error:
@@ -322,10 +320,3 @@ def _ranked(points: list[edge.ScoredPoint]) -> list[Hit]:
 def _point(record: edge.Record, *, vectors: bool) -> Point:
     vector = np.asarray(record.vector, dtype=np.float32) if vectors else None
     return Point(str(record.id), vector, record.payload or {})
-
-
-def _is_id(text: str) -> bool:
-    try:
-        return str(uuid.UUID(text)) == text
-    except ValueError:
-        return False

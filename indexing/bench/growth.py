@@ -151,7 +151,7 @@ async def _measured(
         here = _folder(folder, count, dimension, settings)
         builds[count, dimension] = _kept(here) or await _built(here, count, dimension, settings)
         asked = queries(searches, dimension, _SEED)
-        truth = await _truth(here, asked, settings)
+        truth = await nearest(here, here / "shard", asked, settings)
         for ef in efs:
             at = settings.model_copy(update={"search_ef": ef})
             found[count, dimension, ef] = await _searched(here / "shard", asked, truth, at)
@@ -197,10 +197,6 @@ async def _built(folder: Path, count: int, dimension: int, settings: Settings) -
 
 def _keep(folder: Path, build: Build) -> None:
     (folder / _MEASURED).write_bytes(orjson.dumps(asdict(build)))
-
-
-async def _truth(folder: Path, asked: Vectors, settings: Settings) -> list[set[str]]:
-    return await nearest(folder, folder / "shard", asked, settings)
 
 
 async def _searched(shard: Path, asked: Vectors, truth: Sequence[set[str]], settings: Settings) -> Searched:

@@ -72,7 +72,5 @@ def build_fixture() -> Build:
 @pytest.fixture(scope="session")
 def qdrant_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantServer]:
     """The stand-in, undisturbed; tests that disturb it start their own."""
-    server = QdrantServer(tmp_path_factory.mktemp("qdrant"))
-    server.start()
-    yield server
-    server.stop()
+    with QdrantServer(tmp_path_factory.mktemp("qdrant")) as server:
+        yield server

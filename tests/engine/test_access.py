@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from engine.access import IndexAccess
 from engine.errors import IndexNotFound, IndexUnavailable
 from engine.generations import Generation
 from engine.indexes.exact import ExactIndex
-from engine.serving import IndexRegistry, Serving
+from engine.serving import IndexRegistry, Serving, _Slot
 from engine.settings import Settings
 from tests.support.encoders import WordEncoder
 
@@ -25,20 +23,17 @@ class Slow(IndexRegistry):
         super().__init__(Settings(_env_file=None))
         self.gate = asyncio.Event()
         self.opened = 0
-        self.users = 0
 
-    @asynccontextmanager
-    async def acquire(self, name: str | None = None) -> AsyncIterator[Serving]:
+    @property
+    def users(self) -> int:
+        return sum(slot.users for slot in self._slots.values())
+
+    async def _open_first(self, name: str) -> None:
         if name == "nowhere":
             raise IndexNotFound("There is no index 'nowhere'.")
-        if not self.opened:
-            await self.gate.wait()
-            self.opened += 1
-        self.users += 1
-        try:
-            yield SERVING
-        finally:
-            self.users -= 1
+        await self.gate.wait()
+        self.opened += 1
+        self._slots[name] = _Slot(SERVING)
 
 
 async def use(access: IndexAccess, name: str | None = None) -> Serving:
@@ -53,20 +48,21 @@ async def test_an_index_that_opens_slowly_is_opened_all_the_same():
     access = IndexAccess(registry, 0.05)
     outcomes = await asyncio.gather(*(use(access) for _ in range(20)), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {IndexUnavailable}
-    assert access._opening
+    assert registry._opening
     registry.gate.set()
-    await asyncio.gather(*access._opening.values())
+    await asyncio.gather(*registry._opening.values())
     assert await use(access) is SERVING
-    assert (registry.opened, registry.users, access._opening) == (1, 0, {})
+    assert (registry.opened, registry.users, registry._opening) == (1, 0, {})
 
 
 async def test_what_the_registry_says_is_passed_on():
     """And forgotten: the next call asks again."""
-    access = IndexAccess(Slow(), 5)
+    registry = Slow()
+    access = IndexAccess(registry, 5)
     for _ in range(2):
         with pytest.raises(IndexNotFound, match="nowhere"):
             await use(access, "nowhere")
-        assert not access._opening
+        assert not registry._opening
 
 
 async def test_only_its_own_deadline_becomes_an_error_of_the_index():

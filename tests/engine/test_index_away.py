@@ -25,7 +25,7 @@ from engine.indexes.qdrant import QdrantIndex
 from engine.ports import Match, Point
 from engine.requests import SearchRequest
 from engine.search import Searcher, SearchResult
-from engine.serving import IndexRegistry, Serving
+from engine.serving import IndexRegistry, Serving, _Slot
 from engine.settings import Settings
 from tests.engine.conftest import id_of
 from tests.support.encoders import WordEncoder
@@ -120,19 +120,15 @@ class OneCollection(IndexRegistry):
         super().__init__(settings)
         self._serving = serving
 
-    @asynccontextmanager
-    async def acquire(self, name: str | None = None) -> AsyncIterator[Serving]:  # noqa: ARG002 - there is but one
-        yield self._serving
+    async def _open_first(self, name: str) -> None:
+        self._slots[name] = _Slot(self._serving)
 
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[QdrantServer]:
     """A server of the test's own."""
-    server = QdrantServer(tmp_path / "qdrant")
-    server.start()
-    yield server
-    server.resume()
-    server.stop()
+    with QdrantServer(tmp_path / "qdrant") as server:
+        yield server
 
 
 @pytest.fixture

@@ -23,10 +23,8 @@ HEALTH = "{ health { indexReachable encoderLoaded } indexes { name ready reason 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[QdrantServer]:
     """A Qdrant server of its own."""
-    server = QdrantServer(tmp_path / "qdrant")
-    server.start()
-    yield server
-    server.stop()
+    with QdrantServer(tmp_path / "qdrant") as server:
+        yield server
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def _left(services: Services) -> dict[str, int]:
         "flights": len(searcher._flights),
         "searches": len(searcher._running),
         "places": searcher._admission.running,
-        "openings": len(searcher._indexes._opening),
+        "openings": len(services.registry._opening),
         "texts": len(encoder._in_flight),
         "users": sum(slot.users for slot in slots),
         "asked of the index": sum(len(slot.serving.index._child._pending) for slot in slots),

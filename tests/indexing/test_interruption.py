@@ -103,10 +103,8 @@ def bench(shared: Bench) -> Bench:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[QdrantServer]:
     """A Qdrant server of its own."""
-    server = QdrantServer(tmp_path / "qdrant")
-    server.start()
-    yield server
-    server.stop()
+    with QdrantServer(tmp_path / "qdrant") as server:
+        yield server
 
 
 async def serving(data: Path) -> Contents:

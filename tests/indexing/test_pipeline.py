@@ -21,32 +21,15 @@ from engine.ports import Encoder
 from engine.settings import Settings
 from indexing import migrations
 from indexing.database import Database
-from indexing.decode import Reason
 from indexing.ledger import FILE, Ledger
 from indexing.pipeline import Report, index
 from indexing.sources import FolderSource
 from tests.support.encoders import WordEncoder
 from tests.support.pictures import Contents, contents, paint, paint_many
 from tests.support.postgres import Postgres
+from tests.support.progress import Silent
 
 NAME = "pets"
-
-
-class Silent:
-    """A progress display for nobody; it remembers which files were decoded."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-
-    def stage(self, name: str) -> None:
-        """Ignored."""
-
-    def start(self, total: int) -> None:
-        """Ignored."""
-
-    def advance(self, key: str, reason: Reason | None) -> None:  # noqa: ARG002 - the protocol's
-        """Notes a file."""
-        self.seen.append(key)
 
 
 class Bench:

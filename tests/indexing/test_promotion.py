@@ -92,10 +92,8 @@ class Place:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[QdrantServer]:
     """A Qdrant server of its own."""
-    server = QdrantServer(tmp_path / "qdrant")
-    server.start()
-    yield server
-    server.stop()
+    with QdrantServer(tmp_path / "qdrant") as server:
+        yield server
 
 
 @pytest.fixture(params=["folder", "qdrant"])

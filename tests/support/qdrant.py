@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from engine.settings import Settings
 
@@ -16,13 +16,21 @@ ROOT = Path(__file__).parents[2]
 
 
 class QdrantServer:
-    """A process with its data in a folder. After the first start it keeps its port."""
+    """A process with its data in a folder. After the first start it keeps its port. As a context it runs inside it."""
 
     def __init__(self, data: Path, *, api_key: str = "") -> None:
         self.data = data
         self.port = 0
         self._api_key = api_key
         self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.resume()
+        self.stop()
 
     def start(self) -> None:
         """Returns when it answers."""

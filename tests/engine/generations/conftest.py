@@ -23,8 +23,5 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[QdrantServer]:
     """A server of its own for a test that disturbs it or counts what is on it."""
-    server = QdrantServer(tmp_path / "qdrant")
-    server.start()
-    yield server
-    server.resume()
-    server.stop()
+    with QdrantServer(tmp_path / "qdrant") as server:
+        yield server

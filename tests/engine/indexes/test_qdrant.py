@@ -31,11 +31,8 @@ POINTS = [Point(str(uuid.UUID(int=i)), row, {"category": "ab"[i % 2]}) for i, ro
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[QdrantServer]:
     """A server of its own for a test that disturbs it."""
-    server = QdrantServer(tmp_path / "qdrant")
-    server.start()
-    yield server
-    server.resume()
-    server.stop()
+    with QdrantServer(tmp_path / "qdrant") as server:
+        yield server
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from engine.settings import Settings
 from indexing.bench import growth
 from indexing.bench.commands import bench_app
 from indexing.bench.growth import parse_sizes, run
+from indexing.bench.index import nearest
 from indexing.bench.laws import LAWS, LawBook
 from indexing.bench.report import Report
 from indexing.simulate import queries, vectors
@@ -62,7 +63,8 @@ def test_recall_is_against_the_truth(report: Report, folder: Path):
     settings = Settings()
 
     async def truth() -> list[set[str]]:
-        return await growth._truth(growth._folder(folder, count, dimension, settings), asked, settings)
+        here = growth._folder(folder, count, dimension, settings)
+        return await nearest(here, here / "shard", asked, settings)
 
     for right, scores in zip(asyncio.run(truth()), asked @ matrix.T, strict=True):
         assert right == {everything[at].id for at in np.argsort(-scores)[:10]}

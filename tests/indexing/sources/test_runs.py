@@ -17,11 +17,11 @@ import pytest
 
 from engine.errors import SourceError
 from engine.settings import Settings
-from indexing.decode import Reason
 from indexing.pipeline import Report, index
 from indexing.sources import open_source
 from tests.support.encoders import WordEncoder
 from tests.support.pictures import Contents, contents, paint, paint_many
+from tests.support.progress import Silent
 from tests.support.s3 import CREDENTIALS, Bucket
 from tests.support.sources import tar_of
 from tests.support.web import Web
@@ -29,23 +29,6 @@ from tests.support.web import Web
 NAME = "default"
 SCRIPT = Path(__file__).parents[2] / "support" / "index_once.py"
 RUN = {"INDEX_BATCH_SIZE": "4", "INDEX_WORKERS": "1", "INDEX_FETCHES": "4", "OMP_NUM_THREADS": "1"}
-
-
-class Silent:
-    """A progress display for nobody; it remembers which files were decoded."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-
-    def stage(self, name: str) -> None:
-        """Ignored."""
-
-    def start(self, total: int) -> None:
-        """Ignored."""
-
-    def advance(self, key: str, reason: Reason | None) -> None:  # noqa: ARG002 - the protocol's
-        """Notes a file."""
-        self.seen.append(key)
 
 
 class Bench:
