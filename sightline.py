@@ -46,13 +46,13 @@ def _print_json(value: Any) -> None:
 
 
 def main() -> None:
-    """Runs a command; expected errors are one line on standard error and exit status 1."""
+    """Runs a command; expected errors are one line on standard error and the error's exit status."""
     logs.configure()
     try:
         app()
     except SightlineError as error:
         sys.stderr.write(f"{error}\n")
-        sys.exit(1)
+        sys.exit(error.exit_code)
 
 
 @app.command()
@@ -65,11 +65,25 @@ def index(
     promote: Annotated[
         bool, typer.Option("--promote/--no-promote", help="Whether a verified result serves, or waits to be promoted.")
     ] = True,
+    generation: Annotated[
+        str | None, typer.Option(help="Id of a generation that workers fill together; `generations finish` ends it.")
+    ] = None,
+    shard_index: Annotated[int, typer.Option(help="Which part of the source this worker does, from 0.")] = 0,
+    shard_count: Annotated[int, typer.Option(help="Into how many parts the workers divide the source.")] = 1,
 ) -> None:
-    """Index pictures. Safe to interrupt and to run again: only what is new, changed or gone is touched."""
-    from indexing.command import run_index
+    """Index pictures. Safe to interrupt and to run again: only what is new, changed or gone is touched.
 
-    raise typer.Exit(run_index(source, index, promote=promote))
+    Exit status: 0 done, 75 something is away or busy (run it again), 65 the source or the request is at fault.
+    """
+    from indexing.command import run_index, run_shard
+    from indexing.sharding import WHOLE, Shard
+
+    shard = Shard(shard_index, shard_count)
+    if generation is None:
+        if shard != WHOLE:
+            raise BadUserInput("Workers fill one generation together: give all of them the same --generation ID.")
+        raise typer.Exit(run_index(source, index, promote=promote))
+    raise typer.Exit(run_shard(source, shard, generation, index))
 
 
 @app.command()
@@ -410,6 +424,23 @@ def list_generations(index: IndexName = None, as_json: AsJson = False) -> None:
         mark = "→" if row["serving"] else ""
         table.add_row(mark, *(str(row[key] or "") for key in ("id", "state", "model", "points", "createdAt", "held")))
     out.print(table)
+
+
+@generations_app.command("finish")
+def finish_generation(
+    generation: str,
+    index: IndexName = None,
+    promote: Annotated[
+        bool, typer.Option("--promote/--no-promote", help="Whether a verified result serves, or waits to be promoted.")
+    ] = True,
+) -> None:
+    """Complete a generation that workers filled: check, optimize and verify it, and promote it.
+
+    Exit status: 0 done, 75 shards are not done or something is away or busy, 65 it is not fit to serve.
+    """
+    from indexing.command import run_finish
+
+    raise typer.Exit(run_finish(generation, index, promote=promote))
 
 
 @generations_app.command()

@@ -1,12 +1,13 @@
-"""`sightline index`: one run in a terminal, with signals, messages and exit codes."""
+"""`sightline index` and `generations finish` in a terminal, with signals, messages and exit codes."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing
+from functools import partial
 from types import FrameType
 from typing import Any, Final, NoReturn
 
@@ -16,9 +17,12 @@ from engine.errors import SightlineError
 from engine.ports import Encoder
 from engine.settings import Settings
 from engine.settings import settings as read_settings
-from indexing.pipeline import Report, index
+from indexing.pipeline import index
 from indexing.progress import TerminalProgress, print_summary
+from indexing.report import Report
+from indexing.sharding import Shard
 from indexing.sources import open_source
+from indexing.together import finish, index_shard
 from indexing.workers import DECODER
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -36,32 +40,91 @@ def run_index(
 ) -> int:
     """Indexes a source (see `indexing.sources.open_source`) and prints what came of it.
 
-    Returns the exit code: 0, 1 for an error that was explained, 130 after Ctrl-C, 143 after SIGTERM. The index is the
-    one named, else `settings.index_name`; the model the one that the settings name, unless a factory is given. Without
-    `promote` a new generation is left for a person to promote.
+    Returns the exit code: 0, the error's for one that was explained, 130 after Ctrl-C, 143 after SIGTERM. The index is
+    the one named, else `settings.index_name`; the model the one that the settings name, unless a factory is given.
+    Without `promote` a new generation is left for a person to promote.
     """
     chosen = settings or read_settings()
-    console = Console(stderr=True)
-    interrupts = _Interrupts()
 
-    def load_encoder() -> Encoder:
-        from engine.encoders.choice import load_encoder  # noqa: PLC0415 - takes a second
-
-        return load_encoder(chosen)
-
-    async def run() -> Report:
-        interrupts.listen()
-        opened = await asyncio.to_thread(open_source, source, chosen)
-        with closing(opened), progress(console, interrupts.at_stage) as shown:
+    async def run(shown: TerminalProgress) -> Report:
+        with closing(await asyncio.to_thread(open_source, source, chosen)) as opened:
             return await index(
                 opened,
                 settings=chosen,
-                encoder_factory=encoder_factory or load_encoder,
+                encoder_factory=encoder_factory or partial(_load_encoder, chosen),
                 index_name=index_name or chosen.index_name,
                 progress=shown,
                 decoder=decoder,
                 promote=promote,
             )
+
+    return _in_terminal(run, progress)
+
+
+def run_shard(
+    source: str,
+    shard: Shard,
+    generation: str,
+    index_name: str | None = None,
+    *,
+    settings: Settings | None = None,
+    encoder_factory: Callable[[], Encoder] | None = None,
+    progress: type[TerminalProgress] = TerminalProgress,
+    decoder: str = DECODER,
+) -> int:
+    """The same for one shard of a source, into a generation that several workers fill."""
+    chosen = settings or read_settings()
+
+    async def run(shown: TerminalProgress) -> Report:
+        with closing(await asyncio.to_thread(open_source, source, chosen)) as opened:
+            return await index_shard(
+                opened,
+                shard,
+                generation,
+                settings=chosen,
+                encoder_factory=encoder_factory or partial(_load_encoder, chosen),
+                index_name=index_name or chosen.index_name,
+                progress=shown,
+                decoder=decoder,
+            )
+
+    return _in_terminal(run, progress)
+
+
+def run_finish(
+    generation: str,
+    index_name: str | None = None,
+    *,
+    settings: Settings | None = None,
+    encoder_factory: Callable[[], Encoder] | None = None,
+    progress: type[TerminalProgress] = TerminalProgress,
+    promote: bool = True,
+) -> int:
+    """Completes a generation that workers have filled. Returns the exit code."""
+    chosen = settings or read_settings()
+
+    async def run(shown: TerminalProgress) -> Report:
+        return await finish(
+            generation,
+            settings=chosen,
+            encoder_factory=encoder_factory or partial(_load_encoder, chosen),
+            index_name=index_name or chosen.index_name,
+            progress=shown,
+            promote=promote,
+        )
+
+    return _in_terminal(run, progress)
+
+
+def _in_terminal(work: Callable[[TerminalProgress], Awaitable[Report]], progress: type[TerminalProgress]) -> int:
+    """Does it with a progress display that signals end in order, prints what came of it, returns the exit code."""
+    console = Console(stderr=True)
+    interrupts = _Interrupts()
+
+    async def run() -> Report:
+        interrupts.listen()
+        with progress(console, interrupts.at_stage) as shown:
+            return await work(shown)
 
     try:
         report = asyncio.run(run())
@@ -74,9 +137,15 @@ def run_index(
         return 128 + (interrupts.received or signal.SIGINT)
     except SightlineError as error:
         _say(console, f"Error: {error}")
-        return 1
+        return error.exit_code
     print_summary(report, Console())
     return 0
+
+
+def _load_encoder(settings: Settings) -> Encoder:
+    from engine.encoders.choice import load_encoder  # noqa: PLC0415 - takes a second
+
+    return load_encoder(settings)
 
 
 class _Interrupts:

@@ -61,6 +61,8 @@ _LIMITS: Final = text(
 
 _LOCK: Final = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
 _UNLOCK: Final = text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))")
+_LOCK_SHARED: Final = text("SELECT pg_try_advisory_lock_shared(hashtextextended(:name, 0))")
+_UNLOCK_SHARED: Final = text("SELECT pg_advisory_unlock_shared(hashtextextended(:name, 0))")
 
 _DRIVERS: Final = ("postgresql", "postgres", "postgresql+psycopg")
 _TRANSIENT: Final = (
@@ -140,8 +142,8 @@ class Database:
         return self._transact(work, "BEGIN IMMEDIATE", timeout_s)
 
     @contextmanager
-    def locked(self, name: str) -> Iterator[Callable[[], bool]]:
-        """Holds an advisory lock of PostgreSQL, and gives a way to ask whether it is still held.
+    def locked(self, name: str, *, shared: bool = False) -> Iterator[Callable[[], bool]]:
+        """Holds an advisory lock of PostgreSQL, alone or shared, and gives a way to ask whether it is still held.
 
         It is a session's, so it is free at once when this process or its machine's connection is gone, and lost when
         the server is restarted: whoever asks then takes it again, unless somebody else was quicker. Behind a pooler
@@ -163,7 +165,7 @@ class Database:
                     return True
             connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             try:
-                got = bool(connection.scalar(_LOCK, {"name": f"sightline {name}"}))
+                got = bool(connection.scalar(_LOCK_SHARED if shared else _LOCK, {"name": f"sightline {name}"}))
             except BaseException:
                 connection.close()
                 raise
@@ -178,7 +180,7 @@ class Database:
         finally:
             for connection in held:
                 try:
-                    connection.scalar(_UNLOCK, {"name": f"sightline {name}"})
+                    connection.scalar(_UNLOCK_SHARED if shared else _UNLOCK, {"name": f"sightline {name}"})
                 except DBAPIError:
                     connection.invalidate()  # ends the session, and the lock with it
                 connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -107,7 +108,7 @@ def write_thumbnails(folder: Path, entries: Iterable[Entry]) -> None:
     for entry in entries:
         if isinstance(entry.outcome, Decoded):
             path = folder / _thumbnail(entry.outcome.content_hash)
-            draft = path.with_suffix(".part")
+            draft = path.with_suffix(f".{secrets.token_hex(4)}.part")  # another worker may write the same picture
             try:
                 draft.write_bytes(entry.outcome.thumbnail)
             except FileNotFoundError:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from engine.errors import SourceError
+from engine.errors import SourceUnavailable
 from engine.settings import Settings
 from indexing.decode import HEAD_BYTES, Failure, Reason, refusal
 from indexing.plan import Work
@@ -197,7 +197,7 @@ class Fetcher:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._at_once):
                     group.create_task(self._carry(tasks, arrived, waiting))
-        except* SourceError as errors:
+        except* SourceUnavailable as errors:
             raise errors.exceptions[0] from None
 
     async def _carry(
@@ -245,7 +245,7 @@ class Fetcher:
             return
         self._failed_in_a_row += 1
         if self._source.in_one_place and self._failed_in_a_row >= _HOPELESS * self._at_once:
-            raise SourceError(
+            raise SourceUnavailable(
                 f"{self._source.name} answers no more: {error.detail}. Check the network and the credentials, then run "
                 "the same command again: it goes on from here. What serves is as it was."
             )

@@ -10,21 +10,34 @@ that record the same files leave each once, and a database that was restarted in
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import partial
 from operator import itemgetter
 from typing import Any, Final, Literal, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, exists, func, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Update,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal,
+    select,
+    update,
+)
 
-from engine.errors import BadUserInput, IndexUnavailable
+from engine.errors import BadUserInput, IndexBusy
 from engine.settings import Settings
 from indexing import migrations
 from indexing.database import LONG_S, Database
-from indexing.schema import BUILDS, ITEMS, RUNS
+from indexing.schema import BUILDS, ITEMS, PROBLEMS, RUNS
+from indexing.sources.items import Problem
 
 T = TypeVar("T")
 
@@ -100,6 +113,7 @@ class Run:
 
 
 _RUN: Final = [RUNS.c[field.name] for field in fields(Run)]
+_PROBLEM: Final = [PROBLEMS.c[field.name] for field in fields(Problem)]
 
 
 class Ledger:
@@ -123,18 +137,26 @@ class Ledger:
             database.close()
             raise
 
-    @contextmanager
-    def lock(self) -> Iterator[Callable[[], None]]:
-        """Held by the one machine that builds the index, where the database is shared: see `Database.locked`.
+    def lock(self, *, shared: bool = False) -> AbstractContextManager[Callable[[], None]]:
+        """Held by the one that builds the index, or by several that share it, where machines share the database.
 
-        Yields a function to call before a decisive step. Both raise `IndexUnavailable` when another machine has it.
+        Gives a function to call before a decisive step. Both raise `IndexBusy` when another machine has it: see
+        `Database.locked`.
         """
-        with self._database.locked(f"builds {self._index}") as ask:
+        return self._holding("building", shared=shared)
+
+    def beginning(self) -> AbstractContextManager[Callable[[], None]]:
+        """Held by the one of several builders that begins a generation. Raises `IndexBusy` when another one does."""
+        return self._holding("beginning", shared=False)
+
+    @contextmanager
+    def _holding(self, doing: str, *, shared: bool) -> Iterator[Callable[[], None]]:
+        with self._database.locked(f"{doing} {self._index}", shared=shared) as ask:
 
             def require() -> None:
                 if not ask():
-                    raise IndexUnavailable(
-                        f"Another machine is building index {self._index!r} right now, with the ledger in "
+                    raise IndexBusy(
+                        f"Another machine is {doing} index {self._index!r} right now, with the ledger in "
                         f"{self._database.where}. Wait until it is done, and run this again."
                     )
 
@@ -153,7 +175,7 @@ class Ledger:
         """Forgets the index: all its files, generations and runs."""
 
         def work(connection: Connection) -> None:
-            for table in (ITEMS, BUILDS, RUNS):
+            for table in (ITEMS, BUILDS, PROBLEMS, RUNS):
                 connection.execute(delete(table).where(table.c.index_name == self._index))
 
         self._database.write(work, timeout_s=LONG_S)
@@ -178,7 +200,10 @@ class Ledger:
         copied = ITEMS.insert().from_select(names, base)
 
         def work(connection: Connection) -> None:
-            if connection.scalar(begin) and build.base:
+            if not connection.scalar(begin):
+                return
+            connection.execute(self._lost(build.generation))  # what was done in one of this id that was discarded
+            if build.base:
                 connection.execute(copied)
 
         self._database.write(work, timeout_s=LONG_S)
@@ -220,7 +245,7 @@ class Ledger:
         """Drops the rows of generations."""
 
         def work(connection: Connection) -> None:
-            for table in (ITEMS, BUILDS):
+            for table in (ITEMS, BUILDS, PROBLEMS):
                 connection.execute(
                     delete(table).where(table.c.index_name == self._index, table.c.generation.in_(generations))
                 )
@@ -297,6 +322,46 @@ class Ledger:
         counted = self._database.read(partial(_fetch, query=query), timeout_s=LONG_S)
         return {"indexed": 0, "skipped": 0, **{found.state: found.files for found in counted}}
 
+    # ---------------------------------------------------------------- problems
+
+    def note_problems(
+        self, generation: str, problems: Sequence[Problem], *, shard_index: int = 0, shard_count: int = 1
+    ) -> None:
+        """Puts what a listing could not use in place of what the one before told of that shard."""
+        values = [
+            {
+                "index_name": self._index,
+                "generation": generation,
+                "shard_count": shard_count,
+                "shard_index": shard_index,
+                "position": position,
+                **asdict(problem),
+            }
+            for position, problem in enumerate(problems)
+        ]
+        of_other_shard = (PROBLEMS.c.shard_count == shard_count) & (PROBLEMS.c.shard_index != shard_index)
+        old = delete(PROBLEMS).where(
+            PROBLEMS.c.index_name == self._index, PROBLEMS.c.generation == generation, ~of_other_shard
+        )
+        new = self._database.insert(PROBLEMS)
+        new = new.on_conflict_do_update(  # of another worker at the same shard
+            index_elements=list(PROBLEMS.primary_key),
+            set_={column.name: new.excluded[column.name] for column in _PROBLEM},
+        )
+
+        def work(connection: Connection) -> None:
+            connection.execute(old)
+            if values:
+                connection.execute(new, values)
+
+        self._database.write(work, timeout_s=LONG_S)
+
+    def problems(self, generation: str) -> list[Problem]:
+        """What the latest listing of every shard could not use, sorted by key."""
+        query = select(*_PROBLEM).where(PROBLEMS.c.index_name == self._index, PROBLEMS.c.generation == generation)
+        found = self._database.read(partial(_fetch, query=query), timeout_s=LONG_S)
+        return sorted((Problem(*row) for row in found), key=lambda problem: (problem.key, problem.sentence))
+
     # ---------------------------------------------------------------- runs
 
     def start_run(
@@ -326,10 +391,32 @@ class Ledger:
         query = select(*_RUN).where(RUNS.c.index_name == self._index).order_by(RUNS.c.started, RUNS.c.id)
         return self._database.read(lambda connection: [Run(*found) for found in connection.execute(query)])
 
+    def shards(self, generation: str) -> tuple[int, set[int]]:
+        """Into how many shards the newest run of a generation divided its source, and which of them are not done.
+
+        (0, {}) if no run has begun.
+        """
+        runs = [run for run in self.runs() if run.generation == generation]
+        if not runs:
+            return 0, set()
+        count = runs[-1].shard_count
+        done = {run.shard_index for run in runs if run.shard_count == count and run.outcome == "done"}
+        return count, set(range(count)) - done
+
+    def reopen(self, generation: str, shards: Collection[int]) -> None:
+        """Takes back that shards of a generation are done."""
+        lost = self._lost(generation).where(RUNS.c.shard_index.in_(shards))
+        self._database.write(lambda connection: connection.execute(lost))
+
     # ---------------------------------------------------------------- how it is asked
 
     def _of(self, generation: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
         return ITEMS.c.index_name == self._index, ITEMS.c.generation == generation
+
+    def _lost(self, generation: str) -> Update:
+        """Makes runs of a generation that were done count no more."""
+        done = (RUNS.c.index_name == self._index, RUNS.c.generation == generation, RUNS.c.outcome == "done")
+        return update(RUNS).where(*done).values(outcome="lost")
 
     def _change_build(self, generation: str, **values: Any) -> None:
         where = (BUILDS.c.index_name == self._index, BUILDS.c.generation == generation)

@@ -30,6 +30,7 @@ def write_manifest(
     rows: Iterable[Row],
 ) -> None:
     """Writes the manifest as JSON, one line a file, and puts it in place of an older one when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".part")
     head = {"version": VERSION, "source": source, "model": model, "counts": counts}
     told = [{"key": problem.key, "reason": problem.reason, "sentence": problem.sentence} for problem in problems]

@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from indexing.decode import Reason
-from indexing.pipeline import Report
+from indexing.report import Report
+from indexing.sharding import WHOLE
 
 _LINE_EVERY_S: Final = 15.0
 _DRAWN_PER_S: Final = 4  # while the bar is drawn, nothing else in Python moves
@@ -115,6 +116,11 @@ def print_summary(report: Report, console: Console) -> None:
         table.add_row("!", f"and {len(report.problems) - _NAMED} more warnings")
     console.print(table)
     resumed = " An interrupted run was continued." if report.resumed else ""
+    if report.shard != WHOLE or not report.manifest:
+        said = f"Generation {report.generation} has {report.total} pictures in {report.shard}. When every shard is "
+        said += f"done: `sightline generations finish {report.generation} --index {report.index}`."
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+        return
     if report.held:
         said = f"Generation {report.generation} of {report.total} pictures is ready. To have it serve: "
         said += f"`sightline generations promote {report.generation} --index {report.index}`.{resumed}"

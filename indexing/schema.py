@@ -113,6 +113,20 @@ BUILDS: Final = Table(
 )
 """The generations that `items` describes."""
 
+PROBLEMS: Final = Table(
+    "problems",
+    METADATA,
+    Column("index_name", NAME, primary_key=True),
+    Column("generation", NAME, primary_key=True),
+    Column("shard_count", Integer, primary_key=True),
+    Column("shard_index", Integer, primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("key", Words, nullable=False),
+    Column("reason", Words, nullable=False),
+    Column("sentence", Words, nullable=False),
+)
+"""What the latest listing of a source, or of each shard of it, could not use; `position` counts within a shard."""
+
 RUNS: Final = Table(
     "runs",
     METADATA,

@@ -7,14 +7,14 @@ Qdrant Edge; `qdrant` as collections of a Qdrant server, with an alias. Both are
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
 from engine.generations.folder import FolderGenerations, GenerationStore, copy_tree
-from engine.generations.record import Generation, State, check_name
-from engine.ports import ModelInfo, VectorIndex
+from engine.generations.record import Generation, State, check_id, check_name
+from engine.ports import ModelInfo, Point, VectorIndex
 from engine.settings import Settings
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "GenerationStore",
     "Generations",
     "State",
+    "check_id",
     "check_name",
     "copy_tree",
     "generations_of",
@@ -43,12 +44,22 @@ class Generations(Protocol):
         """The folder of the index's thumbnails and manifests."""
         ...
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Held while building, by one process of all that see `folder`. Raises `IndexUnavailable` when it is taken."""
+    def lock(self, *, shared: bool = False) -> AbstractContextManager[None]:
+        """Held while building, by one process of all that see `folder`, or by several that share it.
+
+        Raises `IndexBusy` when it is taken.
+        """
         ...
 
-    async def begin(self, model: ModelInfo, base: Generation | None = None) -> Generation:
-        """A new generation in state building, with the vectors of `base` if that was built with the same model."""
+    def beginning(self) -> AbstractContextManager[None]:
+        """Held by the one of several builders that begins a generation. Raises `IndexBusy` when it is taken."""
+        ...
+
+    async def begin(self, model: ModelInfo, base: Generation | None = None, id: str | None = None) -> Generation:
+        """A new generation in state building, with the vectors of `base` if that was built with the same model.
+
+        Its id is made up if none is given; one that is given must be new.
+        """
         ...
 
     async def building(self) -> Generation | None:
@@ -103,6 +114,20 @@ class Generations(Protocol):
         """The index of a generation in state building, to write to: empty, or as begun, or as an earlier run left it.
 
         Made for a process that builds, whose event loop may have to wait for it.
+        """
+        ...
+
+    async def create_part(self, generation: Generation, shard: int) -> VectorIndex:
+        """Where one of several builders of a generation writes, who does the part of the source with this number.
+
+        It may hold more than was written through it, but what was written through it is all there, after a crash too.
+        """
+        ...
+
+    async def gather(self, generation: Generation, index: VectorIndex, wanted: Callable[[Point], bool]) -> None:
+        """Brings what builders wrote to their parts into the index of the generation, as far as it is `wanted`.
+
+        Once there, the parts are deleted. Harmless when it was done before, or was interrupted.
         """
         ...
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -21,17 +22,21 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import orjson
+import structlog
 
-from engine.errors import BadUserInput, IndexCorrupt, IndexNotFound, IndexNotReady
-from engine.generations.lock import folder_lock
+from engine.errors import BadUserInput, IndexCorrupt, IndexNotFound, IndexNotReady, IndexUnavailable
+from engine.generations.lock import beginning_lock, folder_lock
 from engine.generations.record import ID, NAME, Generation, check_name, described, folder_of, new_generation, restored
 from engine.indexes.process import ProcessIndex
-from engine.ports import ModelInfo, VectorIndex
+from engine.ports import ModelInfo, Point, VectorIndex
 from engine.settings import Settings, settings
 
 T = TypeVar("T")
 
+log = structlog.get_logger()
+
 _CHUNK: Final = 1 << 20
+_PAGE: Final = 1024  # points copied at once
 _HISTORY: Final = 20  # earlier generations that the pointer file remembers; far more than are ever kept
 
 
@@ -55,18 +60,18 @@ class GenerationStore:
             entry.name for entry in root.iterdir() if NAME.fullmatch(entry.name) and (entry / "generations").is_dir()
         )
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Held while building, so that one process at a time builds this index: see `folder_lock`."""
-        return folder_lock(self.folder, self.index)
+    def lock(self, *, shared: bool = False) -> AbstractContextManager[None]:
+        """Held while building: see `folder_lock`."""
+        return folder_lock(self.folder, self.index, shared=shared)
 
-    def begin(self, model: ModelInfo, base: Generation | None = None) -> Generation:
+    def begin(self, model: ModelInfo, base: Generation | None = None, id: str | None = None) -> Generation:
         """A new generation in state building.
 
         When `base` was built with the same model its index files are copied, also while a server has them open: only
         changes need writing then. With any other base, and without one, `shard` does not exist yet.
         """
         self._sweep()
-        generation = new_generation(self._root, self.index, model)
+        generation = new_generation(self._root, self.index, model, id)
         temporary = self._generations / f".new-{generation.id}"
         temporary.mkdir(parents=True)
         if base is not None and base.model.fingerprint == model.fingerprint:
@@ -223,13 +228,17 @@ class FolderGenerations:
         """The folder of everything that belongs to the index."""
         return self._store.folder
 
-    def lock(self) -> AbstractContextManager[None]:
+    def lock(self, *, shared: bool = False) -> AbstractContextManager[None]:
         """See `folder_lock`."""
-        return self._store.lock()
+        return self._store.lock(shared=shared)
 
-    async def begin(self, model: ModelInfo, base: Generation | None = None) -> Generation:
+    def beginning(self) -> AbstractContextManager[None]:
+        """See `beginning_lock`."""
+        return beginning_lock(self.folder, self.index)
+
+    async def begin(self, model: ModelInfo, base: Generation | None = None, id: str | None = None) -> Generation:
         """A new generation in state building, with a copy of the index files of `base` if it has the same model."""
-        return await _ended(partial(self._store.begin, model, base))
+        return await _ended(partial(self._store.begin, model, base, id))
 
     async def building(self) -> Generation | None:
         """The newest generation that an interrupted run left unfinished."""
@@ -277,11 +286,37 @@ class FolderGenerations:
 
     async def create_index(self, generation: Generation) -> VectorIndex:
         """The shard of a generation in state building, in this process."""
+        for draft in generation.path.glob(f".{generation.shard.name}.*"):  # of a process that was killed
+            await _ended(partial(shutil.rmtree, draft, ignore_errors=True))
+        return await self._edge(generation.shard, generation.model.dimension)
+
+    async def create_part(self, generation: Generation, shard: int) -> VectorIndex:
+        """A shard of the builder's own, which one that died may have begun: only one process can have a shard open."""
+        for number in itertools.count():
+            try:
+                return await self._edge(_parts(generation) / f"{shard}-{number}", generation.model.dimension)
+            except (IndexUnavailable, IndexCorrupt):  # another builder's, or damaged, which `gather` finds out too
+                continue
+        raise AssertionError  # there is always another number
+
+    async def gather(self, generation: Generation, index: VectorIndex, wanted: Callable[[Point], bool]) -> None:
+        """Copies points from the builders' shards, page by page; what a damaged one had is missing then."""
         from engine.indexes.edge import EdgeIndex  # noqa: PLC0415 - Edge is loaded only where something is written
 
-        if generation.shard.exists():
-            return EdgeIndex.open(generation.shard, self._settings)
-        return EdgeIndex.create(generation.shard, generation.model.dimension, self._settings)
+        for folder in await _ended(lambda: sorted(_parts(generation).glob("[0-9]*"))):
+            try:
+                part = EdgeIndex.open(folder, self._settings)
+            except IndexCorrupt as error:
+                log.warning("what a worker wrote can't be read", folder=str(folder), reason=str(error))
+                continue
+            try:
+                ids = await part.ids()
+                for start in range(0, len(ids), _PAGE):
+                    points = await part.retrieve(ids[start : start + _PAGE], vectors=True)
+                    await index.upsert([point for point in points if wanted(point)])
+            finally:
+                await part.close()
+        await _ended(partial(shutil.rmtree, _parts(generation), ignore_errors=True))
 
     async def open_index(self, generation: Generation) -> VectorIndex:
         """The shard of a ready generation, in a process of its own; its files' lengths are checked first."""
@@ -290,6 +325,16 @@ class FolderGenerations:
 
     async def close(self) -> None:
         """Holds nothing."""
+
+    async def _edge(self, folder: Path, dimension: int) -> VectorIndex:
+        """The shard in a folder. A new one appears there complete: one that was killed half-made can't be opened."""
+        from engine.indexes.edge import EdgeIndex  # noqa: PLC0415 - Edge is loaded only where something is written
+
+        if not await _ended(folder.exists):
+            draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+            await EdgeIndex.create(draft, dimension, self._settings).close()
+            await _ended(partial(_settle, draft, folder))
+        return EdgeIndex.open(folder, self._settings)
 
 
 async def _ended(work: Callable[[], T]) -> T:
@@ -300,6 +345,22 @@ async def _ended(work: Callable[[], T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
+
+
+def _parts(generation: Generation) -> Path:
+    """The folder of the shards that a generation's builders write, each its own."""
+    return generation.path / "parts"
+
+
+def _settle(draft: Path, folder: Path) -> None:
+    """Gives a complete folder its name, unless another builder was quicker."""
+    try:
+        draft.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+        shutil.rmtree(draft)
+    _sync_folder(folder.parent)
 
 
 def copy_tree(source: Path, target: Path) -> None:

@@ -18,7 +18,7 @@ import asyncio
 import builtins
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from engine.errors import BadUserInput, IndexCorrupt, IndexNotFound, IndexNotReady
-from engine.generations.lock import folder_lock
+from engine.generations.lock import beginning_lock, folder_lock
 from engine.generations.record import ID, NAME, Generation, check_name, described, folder_of, new_generation, restored
 from engine.indexes.qdrant import QdrantIndex
 from engine.indexes.qdrant_connection import QdrantConnection
-from engine.ports import ModelInfo, VectorIndex
+from engine.ports import ModelInfo, Point, VectorIndex
 from engine.settings import Settings
 
 _PREFIX: Final = "sightline-"
@@ -70,19 +70,23 @@ class QdrantGenerations:
         """The folder of the index's thumbnails and manifests; there only where somebody builds."""
         return self._settings.index_path / self._index
 
-    def lock(self) -> AbstractContextManager[None]:
+    def lock(self, *, shared: bool = False) -> AbstractContextManager[None]:
         """See `folder_lock`: machines that share no folder are not kept from each other by this."""
-        return folder_lock(self.folder, self._index)
+        return folder_lock(self.folder, self._index, shared=shared)
+
+    def beginning(self) -> AbstractContextManager[None]:
+        """See `beginning_lock`: the same is true of it."""
+        return beginning_lock(self.folder, self._index)
 
     # ---------------------------------------------------------------- building
 
-    async def begin(self, model: ModelInfo, base: Generation | None = None) -> Generation:
+    async def begin(self, model: ModelInfo, base: Generation | None = None, id: str | None = None) -> Generation:
         """A new generation in state building, with a copy of the vectors of `base` if it has the same model.
 
         The copy is made by the page, in bounded memory, while the base may serve.
         """
         await self._sweep()
-        generation = new_generation(self._settings.index_path, self._index, model)
+        generation = new_generation(self._settings.index_path, self._index, model, id)
         collection = self._collection(generation.id)
         index = await QdrantIndex.create(collection, model.dimension, self._settings)
         try:
@@ -216,6 +220,13 @@ class QdrantGenerations:
     async def create_index(self, generation: Generation) -> VectorIndex:
         """The collection of a generation in state building, to write to."""
         return await QdrantIndex.open(self._collection(generation.id), self._settings)
+
+    async def create_part(self, generation: Generation, shard: int) -> VectorIndex:  # noqa: ARG002 - the protocol's
+        """The collection: builders may all write to it."""
+        return await self.create_index(generation)
+
+    async def gather(self, generation: Generation, index: VectorIndex, wanted: Callable[[Point], bool]) -> None:
+        """There are no parts."""
 
     async def open_index(self, generation: Generation) -> VectorIndex:
         """The collection of a ready generation, by its own name: a search is not led elsewhere by the alias."""

@@ -56,16 +56,30 @@ def check_name(index: str) -> str:
     return index
 
 
+def check_id(id_: str) -> str:
+    """The same id. Raises `BadUserInput` when it is no id of a generation."""
+    if not ID.fullmatch(id_):
+        raise BadUserInput(
+            f"{id_!r} is no id of a generation: date, time, microseconds and four hexadecimal digits, such as "
+            f"{new_id()}. Ids sort by age, so begin each with the time when it was made up (UTC)."
+        )
+    return id_
+
+
 def folder_of(root: Path, index: str, id_: str) -> Path:
     """Where the files of a generation lie; `root` is INDEX_PATH."""
     return root / index / "generations" / id_
 
 
-def new_generation(root: Path, index: str, model: ModelInfo) -> Generation:
-    """A generation that is begun now."""
-    now = datetime.now(UTC)
-    id_ = f"{now:%Y%m%d-%H%M%S-%f}-{secrets.token_hex(2)}"
-    return Generation(id_, index, folder_of(root, index, id_), "building", model, now.isoformat(), 0)
+def new_id() -> str:
+    """The id of a generation that is begun now."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(2)}"
+
+
+def new_generation(root: Path, index: str, model: ModelInfo, id_: str | None = None) -> Generation:
+    """A generation that is begun now, with an id of its own if it is given none."""
+    id_ = id_ or new_id()
+    return Generation(id_, index, folder_of(root, index, id_), "building", model, datetime.now(UTC).isoformat(), 0)
 
 
 def described(generation: Generation, settings: Settings) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from indexing.database import LONG_S, Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """The version that this code reads and writes; the newest in `versions/`."""
 
 _FIRST: Final = "0001"  # SQLite files of the first release are of this version and don't say so

@@ -10,8 +10,9 @@ from typing import ClassVar, Final
 
 import orjson
 
-from engine.errors import SourceError
+from engine.errors import SourceError, SourceUnavailable
 from engine.settings import Settings
+from indexing.decode import Reason
 from indexing.sources import sidecars
 from indexing.sources.items import BAD_SIDECAR, Item, Listed, Problem
 from indexing.sources.listing import Listing, Part
@@ -58,7 +59,8 @@ class RemoteSource(ABC):
         try:
             problems = sorted(self._fill(listing), key=lambda problem: problem.key)
         except FetchError as error:
-            raise SourceError(
+            kind = SourceUnavailable if error.reason == Reason.UNREACHABLE else SourceError
+            raise kind(
                 f"{self.name} can't be listed: {error.detail}. Check the address, the credentials and the network, "
                 "then run the same command again. The index is as it was."
             ) from error

@@ -22,7 +22,8 @@ from engine.settings import Settings
 from indexing import migrations
 from indexing.database import Database
 from indexing.ledger import FILE, Ledger
-from indexing.pipeline import Report, index
+from indexing.pipeline import index
+from indexing.report import Report
 from indexing.sources import FolderSource
 from tests.support.encoders import WordEncoder
 from tests.support.pictures import Contents, contents, paint, paint_many

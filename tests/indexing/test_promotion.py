@@ -15,7 +15,8 @@ from engine.ports import Point
 from engine.settings import Settings
 from indexing import verification
 from indexing.decode import Reason
-from indexing.pipeline import Report, index
+from indexing.pipeline import index
+from indexing.report import Report
 from indexing.simulate import simulate_vectors
 from indexing.sources import FolderSource
 from indexing.verification_command import verify_generation

@@ -17,7 +17,8 @@ import pytest
 
 from engine.errors import SourceError
 from engine.settings import Settings
-from indexing.pipeline import Report, index
+from indexing.pipeline import index
+from indexing.report import Report
 from indexing.sources import open_source
 from tests.support.encoders import WordEncoder
 from tests.support.pictures import Contents, contents, paint, paint_many

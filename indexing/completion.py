@@ -1,0 +1,151 @@
+"""From a filled generation to the serving one: checked, optimized, verified, described in a manifest, promoted."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cached_property
+from typing import Final, NoReturn
+
+from engine.errors import IndexCorrupt, NotPromoted, SourceError
+from engine.generations import Generation
+from engine.ports import Point, VectorIndex
+from indexing import disk
+from indexing.decode import Reason
+from indexing.manifest import write_manifest
+from indexing.report import Report
+from indexing.verification import Verification, verify
+from indexing.workshop import Workshop
+
+MANIFEST: Final = "manifest.json"
+
+
+class Completion:
+    """The end of a build, for one generation. Nobody else may be building the index."""
+
+    def __init__(self, workshop: Workshop, report: Report, generation: Generation, *, promote: bool = True) -> None:
+        """Without `promote` the generation is left ready, for a person to promote."""
+        self._workshop = workshop
+        self._report = report
+        self._generation = generation
+        self._promote = promote
+
+    async def missing(self, vectors: VectorIndex) -> list[str]:
+        """The keys of pictures that the ledger names and whose vectors are not there: they have to be done again.
+
+        Vectors that it does not name go.
+        """
+        ledger, id_ = self._workshop.ledger, self._generation.id
+        self._workshop.progress.stage("checking")
+        await self._workshop.store.gather(self._generation, vectors, self._is_named)
+        named, there = ledger.indexed(id_), set(await vectors.ids())
+        await vectors.delete(sorted(there - named.keys()))
+        missing = [key for image, key in named.items() if image not in there]
+        ledger.remove(id_, missing)
+        return missing
+
+    async def complete(self, vectors: VectorIndex) -> None:
+        """Makes the generation ready and, if it is fit to serve, promotes it. Closes `vectors`.
+
+        Raises `NotPromoted` if it is not fit, `SourceError` if it holds no picture, and then discards it.
+        """
+        store, ledger, progress = self._workshop.store, self._workshop.ledger, self._workshop.progress
+        generation, settings = self._generation, self._workshop.settings
+        total = ledger.counts(generation.id)["indexed"]
+        if not total:
+            await vectors.close()
+            await store.discard(generation)
+            skipped = ledger.skipped(generation.id)
+            await self._workshop.forget()
+            refuse_empty(self._report.source, skipped)
+        disk.require(store.folder, (await vectors.info()).disk_bytes)
+        progress.stage("optimizing")
+        await vectors.optimize()
+        progress.stage("verifying")
+        encoder = self._workshop.loaded() if settings.index_canaries else self._workshop.encoder
+        verified = await verify(vectors, total, encoder.encode_texts if encoder else None, settings)
+        if verified.points != total:
+            raise IndexCorrupt(
+                f"The new generation has {verified.points} vectors for {total} pictures. Run the same command again; "
+                "the serving generation is untouched."
+            )
+        self._report.recall = verified.recall
+        await vectors.close()
+        self.write_manifest()
+        progress.stage("finishing")
+        held = "; ".join(verified.failures) or (None if self._promote else "it was built not to be promoted")
+        await asyncio.to_thread(self._workshop.require_lock)
+        await store.finish(generation, total, held)
+        if held:
+            await self._hold(verified)
+        else:
+            await self.promote()
+
+    async def promote(self) -> None:
+        """Has a ready generation serve, and tidies up behind it."""
+        store, settings = self._workshop.store, self._workshop.settings
+        self._workshop.progress.stage("promoting")
+        await store.promote(self._generation.id)
+        self._workshop.progress.stage("promoted")
+        self._workshop.ledger.mark_promoted(self._generation.id)
+        await self._tidy(settings.index_keep_generations)
+        self._report.changed = True
+
+    def write_manifest(self) -> None:
+        """Says of every file what became of it."""
+        self._workshop.progress.stage("listing")
+        ledger, generation = self._workshop.ledger, self._generation
+        write_manifest(
+            generation.path / MANIFEST,
+            source=self._report.source,
+            model=generation.model,
+            counts=ledger.counts(generation.id),
+            problems=ledger.problems(generation.id),
+            rows=ledger.rows(generation.id),
+        )
+
+    def conclude(self) -> None:
+        """Puts into the report what the generation holds now."""
+        report, ledger, id_ = self._report, self._workshop.ledger, self._generation.id
+        report.generation = id_
+        report.manifest = self._generation.path / MANIFEST
+        report.total = ledger.counts(id_)["indexed"]
+        report.skipped = ledger.skipped(id_)
+        report.problems = ledger.problems(id_)
+
+    async def _hold(self, verified: Verification) -> None:
+        """Leaves a generation to a person. Raises `NotPromoted` if it is because of what its verification found."""
+        await self._tidy(self._workshop.settings.index_keep_generations + 1)  # what may be rolled back to stays too
+        self._report.held = True
+        if verified.failures:
+            raise NotPromoted(
+                f"The new generation {self._generation.id} is complete but was not promoted: "
+                f"{'; '.join(verified.failures)}. What served before goes on. Look again with `sightline generations "
+                f"verify`, or promote it all the same with `sightline generations promote {self._generation.id}`."
+            )
+
+    async def _tidy(self, keep: int) -> None:
+        """Deletes generations beyond those to keep, and older ones that nobody has completed."""
+        store = self._workshop.store
+        await store.prune(keep)
+        for other in await store.list():
+            if other.state == "building" and other.id < self._generation.id:
+                await store.discard(other)
+        await self._workshop.forget()
+
+    def _is_named(self, point: Point) -> bool:
+        return bool(self._contents.get(point.id) == point.payload["contentHash"])
+
+    @cached_property
+    def _contents(self) -> dict[str, str | None]:
+        """The content of every picture that the ledger names, by id."""
+        rows = self._workshop.ledger.rows(self._generation.id)
+        return {row.id: row.content_hash for row in rows if row.state == "indexed"}
+
+
+def refuse_empty(source: str, skipped: dict[str, list[str]]) -> NoReturn:
+    """An index without pictures is no use, and more often a mistake than a wish."""
+    reasons = "; ".join(f"{keys[0]}: {Reason(reason).sentence}" for reason, keys in list(skipped.items())[:3])
+    raise SourceError(
+        f"None of the {sum(map(len, skipped.values()))} files in {source} is a picture that can be read "
+        f"({reasons}). Name another source, or repair these files. The index is as it was."
+    )
