@@ -484,6 +484,30 @@ def verify(
 
 
 @generations_app.command()
+def tune(
+    generation: Annotated[str | None, typer.Argument(help="Its id; the newest complete one when not given.")] = None,
+    index: IndexName = None,
+    min_recall: Annotated[float, typer.Option(min=0, max=1, help="The recall@10 to hold.")] = 0.98,
+    report: Annotated[Path | None, typer.Option("--out", help="File to write the result to, as JSON.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the least SEARCH_EF, and so the quickest, that holds a recall in a generation.
+
+    Exit status 65 when none does. On the embedded engine, a generation that a server has open can't be asked.
+    """
+    from indexing.verification_command import tune_generation
+
+    tuned = asyncio.run(tune_generation(settings(), index or settings().index_name, generation, min_recall))
+    if report:
+        report.write_bytes(orjson.dumps(asdict(tuned), option=orjson.OPT_NON_STR_KEYS))
+    if as_json:
+        sys.stdout.write(orjson.dumps(asdict(tuned), option=orjson.OPT_NON_STR_KEYS).decode() + "\n")
+        return
+    for ef, found in tuned.measured.items():
+        out.print(f"SEARCH_EF={ef}: recall@10 {found:.4f}{' <- the least that holds' if ef == tuned.ef else ''}")
+
+
+@generations_app.command()
 def prune(
     keep: Annotated[
         int | None, typer.Option(min=1, help="Complete generations to keep; INDEX_KEEP_GENERATIONS when not given.")

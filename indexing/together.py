@@ -19,6 +19,7 @@ from typing import Final
 
 from engine.errors import BadUserInput, IndexBusy, IndexNotFound, IndexNotReady, NotPromoted, SightlineError
 from engine.generations import Generation, check_id
+from engine.generations.record import new_id
 from engine.ports import Encoder, VectorIndex
 from engine.settings import Settings
 from indexing.completion import Completion
@@ -149,9 +150,7 @@ class _Worker(Filling):
                         return joined
                     with suppress(IndexNotFound):  # begun by one that was killed before the ledger knew
                         await shop.store.discard(await shop.store.get(id_))
-                    serving = await shop.store.current()
-                    base = serving if serving and shop.has_wanted_model(serving) else None
-                    await shop.begin(base, self.report.source, id_)
+                    await self._begin(id_)
             except IndexBusy:
                 shop.progress.stage("waiting")
                 await asyncio.sleep(_LOOK_AGAIN_S)
@@ -188,6 +187,21 @@ class _Worker(Filling):
             self.vectors = await self.workshop.store.create_part(self.reference, self.report.shard.index)
         return self.vectors
 
+    async def _begin(self, id_: str) -> None:
+        """Begins the generation, from what serves if the model is the same."""
+        shop = self.workshop
+        serving = await shop.store.current()
+        if serving and id_ < serving.id:
+            raise BadUserInput(
+                f"There is no generation {id_} any more: what serves, {serving.id}, is newer. To build another one "
+                f"give all workers a new id, such as {new_id()}."
+            )
+        base = serving if serving and shop.has_wanted_model(serving) else None
+        try:
+            await shop.begin(base, self.report.source, id_)
+        except IndexNotFound as error:
+            raise _taken_away(id_) from error
+
     async def _joined(self, id_: str) -> Generation | None:
         """The generation if it has been begun. Raises `BadUserInput` if what was begun is not what is wanted here."""
         shop = self.workshop
@@ -212,7 +226,16 @@ class _Worker(Filling):
         return generation
 
     async def _require(self) -> None:
-        """Raises `IndexBusy` if the generation was completed meanwhile, while the ledger's database was away."""
+        """Raises `IndexBusy` if the generation was completed or deleted, while the ledger's database was away."""
+        id_ = self.report.generation
         await asyncio.to_thread(self.workshop.require_lock)
-        if (await self.workshop.store.get(self.report.generation)).state != "building":
-            raise IndexBusy(f"Generation {self.report.generation} has been completed meanwhile. Nothing is left to do.")
+        try:
+            generation = await self.workshop.store.get(id_)
+        except IndexNotFound as error:
+            raise _taken_away(id_) from error
+        if generation.state != "building":
+            raise IndexBusy(f"Generation {id_} has been completed meanwhile. Nothing is left to do.")
+
+
+def _taken_away(id_: str) -> IndexBusy:
+    return IndexBusy(f"Generation {id_} was deleted by another process meanwhile. Run the same command again.")

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from engine.errors import BadUserInput
-from engine.ports import Point, VectorIndex, VectorQuery, Vectors
+from engine.ports import Hit, Point, VectorIndex, VectorQuery, Vectors
 from engine.settings import Settings
 
 EncodeTexts = Callable[[Sequence[str]], Vectors]
@@ -130,9 +130,9 @@ async def verify(index: VectorIndex, expected: int, encode: EncodeTexts | None, 
     if found.points != expected:
         found.failures.append(f"it holds {found.points} vectors for {expected} pictures")
     if found.points:
-        vectors = await _queries(await _sample(index), encode)
+        vectors = await questions(index, encode)
         found.by, found.asked = "texts" if encode else "pictures", len(vectors)
-        found.recall = await _recall(index, vectors, max(min(_COMPARED // found.points, _TOGETHER), 1))
+        found.recall = recall(*[await answers(index, vectors, exact=exact) for exact in (True, False)])
         if found.recall < settings.index_min_recall:
             found.failures.append(
                 f"recall@{_DEPTH} of {found.asked} {found.by} is {found.recall:.3f}, less than INDEX_MIN_RECALL "
@@ -143,6 +143,30 @@ async def verify(index: VectorIndex, expected: int, encode: EncodeTexts | None, 
         found.canaries = len(canaries)
         found.failures += await _missed(index, canaries, encode)
     return found
+
+
+async def questions(index: VectorIndex, encode: EncodeTexts | None) -> Vectors:
+    """What to ask an index to measure its recall: a hundred texts and its own captions, or its pictures, (n, d)."""
+    return await _queries(await _sample(index), encode)
+
+
+async def answers(index: VectorIndex, vectors: Vectors, *, exact: bool) -> list[list[Hit]]:
+    """The ten nearest to each of (n, d) vectors, by comparing all or by the graph; so many at once as memory allows."""
+    together = max(min(_COMPARED // max((await index.info()).points, 1), _TOGETHER), 1)
+    found: list[list[Hit]] = []
+    for start in range(0, len(vectors), together):
+        part = vectors[start : start + together]
+        found += await index.search([VectorQuery(vector, _DEPTH, exact=exact, payload=False) for vector in part])
+    return found
+
+
+def recall(exact: Sequence[Sequence[Hit]], found: Sequence[Sequence[Hit]]) -> float:
+    """The share of the true nearest ten that was found, on average; what is as near as the tenth counts."""
+    shares = [
+        min(sum(hit.score >= true[-1].score - _NEAR for hit in got), len(true)) / len(true)
+        for true, got in zip(exact, found, strict=True)
+    ]
+    return float(np.mean(shares))
 
 
 async def _sample(index: VectorIndex) -> list[Point]:
@@ -162,21 +186,6 @@ def _caption(payload: Any) -> str:
     metadata = payload.get("metadata")
     caption = metadata.get("caption") if isinstance(metadata, dict) else None
     return caption[:512] if isinstance(caption, str) else ""
-
-
-async def _recall(index: VectorIndex, vectors: Vectors, together: int) -> float:
-    """The share of the true nearest ten that the graph finds, on average; so many queries are asked together."""
-    shares: list[float] = []
-    for start in range(0, len(vectors), together):
-        part = vectors[start : start + together]
-        exact, fast = [
-            await index.search([VectorQuery(vector, _DEPTH, exact=exact, payload=False) for vector in part])
-            for exact in (True, False)
-        ]
-        for true, got in zip(exact, fast, strict=True):
-            near = sum(hit.score >= true[-1].score - _NEAR for hit in got)
-            shares.append(min(near, len(true)) / len(true))
-    return float(np.mean(shares))
 
 
 async def _missed(index: VectorIndex, canaries: Sequence[Canary], encode: EncodeTexts) -> list[str]:

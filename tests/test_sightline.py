@@ -223,11 +223,11 @@ def test_generations_are_pruned(terminal: Terminal, tmp_path: Path):
     ],
 )
 def test_an_expected_error_is_one_line(tmp_path: Path, words: tuple[str, ...], says: str):
-    """On standard error, with exit status 1 and nothing on standard output."""
+    """On standard error, with an exit status that says it is in vain to try again, and nothing on standard output."""
     environment = os.environ | {"INDEX_PATH": str(tmp_path / "data"), "API_PORT": NOWHERE}
     command = [sys.executable, str(ROOT / "sightline.py"), *words]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 65
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert says in line

@@ -5,6 +5,7 @@ Each takes a maker of stores. Stores of one name are views of the same generatio
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from engine.conformance.expectation import expect, expect_equal, refused
-from engine.errors import BadUserInput, IndexCorrupt, IndexNotFound, IndexNotReady, IndexUnavailable
+from engine.errors import BadUserInput, IndexBusy, IndexCorrupt, IndexNotFound, IndexNotReady
 from engine.generations import Generation, Generations
 from engine.ports import ModelInfo, Point, VectorQuery
 
@@ -232,12 +233,46 @@ async def lost_points_are_noticed(make: Make) -> None:
 
 
 async def one_process_builds_at_a_time(make: Make) -> None:
-    """A second one is refused until the first is done."""
+    """A second one is refused until the first is done; those that share it are let in together, and nobody else."""
     store, other = make("pictures"), make("pictures")
-    with store.lock(), refused(IndexUnavailable, "is building", "a second lock"), other.lock():
+    with store.lock():
+        for shared in (False, True):
+            with refused(IndexBusy, "is building", "a second lock"), other.lock(shared=shared):
+                pass
+    third = make("pictures")
+    with other.lock(shared=True), store.lock(shared=True), refused(IndexBusy, "are building", "sole use"), third.lock():
         pass
     with other.lock():
         pass
+    with store.beginning(), store.lock(shared=True), refused(IndexBusy, "beginning", "a second"), other.beginning():
+        pass
+
+
+async def builders_fill_a_generation_together(make: Make) -> None:
+    """Each in a part of its own, one of them twice; gathered, every wanted point is there once, as it was last."""
+    store, base = make("pictures"), await built(make("pictures"), POINTS[:4])
+    generation = await store.begin(MODEL, base, "20300101-000000-000000-abcd")
+    expect_equal((await store.get(generation.id)).state, "building", "the state of the one that was begun by its id")
+    changed = replace(POINTS[1], vector=POINTS[20].vector)
+    for shard, points in ((0, [changed, *POINTS[4:8]]), (1, POINTS[8:12]), (1, POINTS[8:14])):
+        part = await store.create_part(generation, shard)
+        await part.upsert(points)
+        await part.close()
+    one, two = await store.create_part(generation, 2), await make("pictures").create_part(generation, 2)
+    await asyncio.gather(one.upsert(POINTS[14:16]), two.upsert(POINTS[14:16]))
+    await one.close()
+    await two.close()
+    for _again in range(2):
+        index = await store.create_index(generation)
+        try:
+            await store.gather(generation, index, lambda _point: True)
+            expect_equal(await index.ids(), [point.id for point in POINTS[:16]], "the points of all builders")
+            [found] = await index.search([VectorQuery(changed.vector, 1, exact=True)])  # type: ignore[arg-type]
+            expect_equal(found[0].id, changed.id, "what is nearest to the vector that was changed")
+        finally:
+            await index.close()
+    finished = await store.finish(generation, 16)
+    await store.verify(finished)
 
 
 GENERATIONS: Final[tuple[Callable[[Make], Awaitable[None]], ...]] = (
@@ -256,5 +291,6 @@ GENERATIONS: Final[tuple[Callable[[Make], Awaitable[None]], ...]] = (
     unknown_generations_are_not_found,
     lost_points_are_noticed,
     one_process_builds_at_a_time,
+    builders_fill_a_generation_together,
 )
 """All of them; each wants a maker of its own."""

@@ -114,8 +114,8 @@ class QdrantGenerations:
         """Deletes a generation. Raises `BadUserInput` for the one that serves."""
         if generation.id == await self._serving():
             raise BadUserInput(f"Generation {generation.id} serves index {self._index!r}. Promote another one first.")
-        await self._connection.drop(self._collection(generation.id))
         await asyncio.to_thread(shutil.rmtree, generation.path, ignore_errors=True)
+        await self._connection.drop(self._collection(generation.id))  # last: the folder is found by its record
 
     # ---------------------------------------------------------------- looking
 

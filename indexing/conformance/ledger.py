@@ -25,6 +25,7 @@ from engine.conformance.expectation import Broken, expect_equal
 from engine.settings import Settings
 from indexing.database import Database
 from indexing.ledger import FILE, Build, Ledger, Row
+from indexing.sources.items import Problem
 
 Check = Callable[[Ledger, Ledger], None]
 
@@ -207,6 +208,42 @@ def generations_keep_what_was_noted(ledger: Ledger, _: Ledger) -> None:
     expect_equal(ledger.build(_FIRST), Build(_FIRST, None, "another", "/in", promoted=True), "the generation as noted")
 
 
+def shards_are_done_when_their_runs_are(ledger: Ledger, _: Ledger) -> None:
+    """Counted by the newest division of the source, until they are opened again or their generation is begun anew."""
+    expect_equal(ledger.shards(_FIRST), (0, set()), "the shards before a run began")
+    _adopt(ledger, _FIRST)
+    ledger.end_run(ledger.start_run("/in", generation=_FIRST, shard_count=2), "done")
+    runs = [ledger.start_run("/in", generation=_FIRST, shard_index=index, shard_count=3) for index in (0, 1, 1)]
+    expect_equal(ledger.shards(_FIRST), (3, {0, 1, 2}), "the shards while their runs go on")
+    ledger.end_run(runs[0], "done")
+    ledger.end_run(runs[1], "failed")
+    ledger.end_run(runs[2], "done")
+    ledger.end_run(ledger.start_run("/in", generation=_SECOND, shard_index=2, shard_count=3), "done")
+    expect_equal(ledger.shards(_FIRST), (3, {2}), "the shards that are not done")
+    ledger.reopen(_FIRST, {1})
+    expect_equal(ledger.shards(_FIRST), (3, {1, 2}), "the shards after one was opened again")
+    ledger.forget([_FIRST])
+    _adopt(ledger, _FIRST)
+    expect_equal(ledger.shards(_FIRST), (3, {0, 1, 2}), "the shards of a generation that was begun anew")
+
+
+def problems_are_kept_by_shard(ledger: Ledger, other: Ledger) -> None:
+    """What a shard's listing met replaces what it met before, and all that older divisions of the source met."""
+    _adopt(ledger, _FIRST)
+    met = [Problem(key, "unreadable", f"{key} can't be read") for key in ("b", "a", "a/", "c\0\ud800")]
+    ledger.note_problems(_FIRST, met)
+    for shard, told in ((0, met[:1]), (1, met[1:]), (1, met[1:3]), (1, met[1:3])):
+        ledger.note_problems(_FIRST, told, shard_index=shard, shard_count=2)
+    expect_equal(ledger.problems(_FIRST), [met[1], met[2], met[0]], "the problems of both shards")
+    other.note_problems(_FIRST, met)
+    expect_equal(other.problems(_FIRST)[-1].key, "c\ufffd?", "a key that a database can't store")
+    ledger.note_problems(_FIRST, [])
+    expect_equal(ledger.problems(_FIRST), [], "the problems after an undivided listing without any")
+    expect_equal(len(other.problems(_FIRST)), 4, "the problems of the other index")
+    other.forget([_FIRST])
+    expect_equal(other.problems(_FIRST), [], "the problems of a generation that is gone")
+
+
 CHECKS: Final[tuple[Check, ...]] = (
     a_record_comes_back_whole,
     what_the_database_cannot_hold_is_replaced,
@@ -220,6 +257,8 @@ CHECKS: Final[tuple[Check, ...]] = (
     indexes_do_not_see_each_other,
     runs_are_kept,
     generations_keep_what_was_noted,
+    shards_are_done_when_their_runs_are,
+    problems_are_kept_by_shard,
 )
 """All of them; none needs another to have run."""
 

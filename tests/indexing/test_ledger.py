@@ -71,6 +71,9 @@ def test_no_check_passes_by_itself(catalogue: Settings):
         def end_run(self, run: str, outcome: str, **facts: Any) -> None:
             """Nothing."""
 
+        def note_problems(self, *_: Any, **__: Any) -> None:
+            """Nothing."""
+
     for check in CHECKS:
         with scratch(catalogue) as ledgers:
             for ledger in ledgers:

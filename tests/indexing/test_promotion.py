@@ -2,111 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.errors import BadUserInput, IndexUnavailable, NotPromoted
-from engine.generations import Generation, generations_of
-from engine.ports import Point
-from engine.settings import Settings
-from indexing import verification
-from indexing.decode import Reason
-from indexing.pipeline import index
-from indexing.report import Report
+from engine.generations import generations_of
+from engine.ports import VectorIndex
+from indexing import verification, verification_command
 from indexing.simulate import simulate_vectors
-from indexing.sources import FolderSource
-from indexing.verification_command import verify_generation
+from indexing.verification_command import tune_generation, verify_generation
+from tests.indexing.conftest import NAME, Place, Steps
 from tests.support.encoders import WordEncoder
-from tests.support.pictures import paint, paint_many
+from tests.support.pictures import paint
 from tests.support.qdrant import QdrantServer
-
-NAME = "pets"
-
-
-class Steps:
-    """A progress display that remembers files, and does something at a stage."""
-
-    def __init__(self, at: str = "", what: Callable[[], None] = lambda: None) -> None:
-        self.seen: list[str] = []
-        self._at, self._what = at, what
-
-    def stage(self, name: str) -> None:
-        """Does it, once."""
-        if name == self._at:
-            self._at = ""
-            self._what()
-
-    def start(self, total: int) -> None:
-        """Ignored."""
-
-    def advance(self, key: str, reason: Reason | None) -> None:  # noqa: ARG002 - the protocol's
-        """Notes a file."""
-        self.seen.append(key)
-
-
-class Place:
-    """A source folder, and settings for an index of it."""
-
-    def __init__(self, settings: Settings, source: Path) -> None:
-        self.settings = settings
-        self.source = source
-        self.steps = Steps()
-
-    async def run(self, steps: Steps | None = None, *, promote: bool = True, **settings: Any) -> Report:
-        """Indexes it; `settings` are changed for this run."""
-        self.steps = steps or Steps()
-        return await index(
-            FolderSource(self.source),
-            settings=self.settings.model_copy(update=settings),
-            encoder_factory=WordEncoder,
-            index_name=NAME,
-            progress=self.steps,
-            promote=promote,
-        )
-
-    async def list(self) -> list[Generation]:
-        """All generations."""
-        async with generations_of(self.settings, NAME) as store:
-            return await store.list()
-
-    async def serving(self) -> tuple[str, dict[str, Point]]:
-        """The id of what serves, and its points by key."""
-        async with generations_of(self.settings, NAME) as store:
-            current = await store.current()
-            assert current is not None
-            opened = await store.open_index(current)
-            points = await opened.retrieve(await opened.ids(), vectors=True)
-            await opened.close()
-            return current.id, {point.payload["objectKey"]: point for point in points}
-
-    def canary(self, **wanted: Any) -> Path:
-        """A file of one canary."""
-        file = self.source.parent / "canaries.json"
-        file.write_text(json.dumps([wanted]))
-        return file
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[QdrantServer]:
-    """A Qdrant server of its own."""
-    with QdrantServer(tmp_path / "qdrant") as server:
-        yield server
-
-
-@pytest.fixture(params=["folder", "qdrant"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Six pictures, no index yet, and each kind of store in turn."""
-    settings = Settings(_env_file=None, index_path=tmp_path / "data", index_workers=1, index_batch_size=2)
-    if request.param == "qdrant":
-        server: QdrantServer = request.getfixturevalue("server")
-        settings = settings.model_copy(update={"qdrant_url": server.settings().qdrant_url})
-    (tmp_path / "source").mkdir()
-    paint_many(tmp_path / "source", 6)
-    return Place(settings, tmp_path / "source")
 
 
 async def test_an_index_follows_its_source(place: Place):
@@ -167,10 +76,10 @@ async def test_a_generation_that_is_not_fit_does_not_serve(place: Place):
 async def test_a_graph_that_finds_too_little_does_not_serve(place: Place, monkeypatch: pytest.MonkeyPatch):
     """Measured on the built index, before anybody searches it."""
 
-    async def half(*_: Any) -> float:
+    def half(*_: Any) -> float:
         return 0.5
 
-    monkeypatch.setattr(verification, "_recall", half)
+    monkeypatch.setattr(verification, "recall", half)
     with pytest.raises(NotPromoted, match=r"recall@10 of \d+ texts is 0\.500, less than INDEX_MIN_RECALL"):
         await place.run()
     async with generations_of(place.settings, NAME) as store:
@@ -215,6 +124,27 @@ async def test_a_generation_can_be_verified_later(place: Place, monkeypatch: pyt
     assert [failure for failure in found.failures if "lost.png" in failure] == found.failures != []
     id_, found = await verify_generation(place.settings, NAME, first.generation)
     assert (id_, found.points, found.holds) == (first.generation, 6, True)
+
+
+async def test_the_least_ef_that_holds_a_recall_is_found(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """Recall is measured against comparing every vector; when no value is enough, it says what the best one has."""
+    monkeypatch.setattr("engine.encoders.choice.load_encoder", lambda _settings: WordEncoder())
+    report = await place.run()
+    tuned = await tune_generation(place.settings, NAME, None, 0.9)
+    assert (tuned.generation, tuned.ef, tuned.recall) == (report.generation, 16, 1.0)
+    by_ef = {16: 0.5, 24: 0.7, 32: 0.8, 48: 0.9, 64: 0.95}
+    monkeypatch.setattr(verification_command, "answers", lambda index, _vectors, *, exact: _ef_of(index, exact=exact))
+    monkeypatch.setattr(verification_command, "recall", lambda _true, ef: by_ef.get(ef, 0.97))
+    tuned = await tune_generation(place.settings, NAME, report.generation, 0.9)
+    assert (tuned.ef, tuned.recall) == (48, 0.9)
+    assert tuned.measured.items() <= {**by_ef, 128: 0.97, 96: 0.97}.items()
+    with pytest.raises(NotPromoted, match=r"recall@10 0\.970 with SEARCH_EF=1024, less than 0\.99"):
+        await tune_generation(place.settings, NAME, report.generation, 0.99)
+
+
+async def _ef_of(index: VectorIndex, *, exact: bool) -> Any:
+    """The candidates that an index is searched with, instead of hits."""
+    return [] if exact else index._settings.search_ef  # type: ignore[attr-defined]
 
 
 async def test_simulated_vectors_serve(place: Place):
