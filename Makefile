@@ -14,10 +14,6 @@ FIGURES_SEED  := 2026
 # An index syncs its files often. In memory that costs nothing, so the tests' temporary folders are there if it is large.
 export PYTEST_DEBUG_TEMPROOT := $(shell [ "$$(df --output=avail -k /dev/shm 2>/dev/null | tail -1)" -gt 6000000 ] 2>/dev/null && echo /dev/shm)
 
-# The fast tests run in two processes. In one, Python is ended by a segmentation fault after the last test, while it waits
-# for the stand-in of Qdrant to end: three runs of three; neither half does that. Not explained yet.
-FAST := "not programs and not quality and not bench"
-
 .DEFAULT_GOAL := help
 .PHONY: help demo test check fix lock graphiql figures clean
 .SHELLFLAGS := -eu -c
@@ -39,8 +35,7 @@ check: $(DEV) ## Lint, types, import directions and the fast tests
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -m $(FAST) tests/engine tests/graphql_api
-	$(BIN)/python -m pytest -q -m $(FAST) --ignore=tests/engine --ignore=tests/graphql_api
+	$(BIN)/python -m pytest -q -m "not programs and not quality and not bench"
 
 fix: $(DEV) ## Format, and mend what can be mended by itself
 	$(BIN)/ruff check --fix

@@ -26,7 +26,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from engine.caches.breaker import Breaker
+from engine.breaker import Breaker
 from engine.errors import BadUserInput
 from engine.settings import Settings
 from observability import metrics

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import openvino as ov
 from PIL.Image import Image
 
 from engine.encoders.cores import usable_cores
@@ -38,14 +37,13 @@ class OpenVinoEncoder:
         max_batch: int = 64,
     ) -> None:
         """Compiles both towers. `threads` of 0 takes one for each core that this process may use."""
-        core = ov.Core()
         threads = threads or usable_cores()
         self._exported = exported
         self._tokenizer = tokenizer
         self._precision = dict(precision)
         self._max_batch = max_batch
-        self._text = compiled(core, exported, "text", precision["text"], threads)
-        self._image = compiled(core, exported, "image", precision["image"], threads)
+        self._text = compiled(exported, "text", precision["text"], threads)
+        self._image = compiled(exported, "image", precision["image"], threads)
         self._text_lock = threading.Lock()
         self._image_lock = threading.Lock()
 
@@ -55,7 +53,7 @@ class OpenVinoEncoder:
         tokenizer = load_tokenizer(exported)
         wanted = settings.clip_precision
         if wanted == "auto":
-            precision = chosen(ov.Core(), exported, tokenizer, settings.clip_threads or usable_cores())
+            precision = chosen(exported, tokenizer, settings.clip_threads or usable_cores())
         elif wanted in PRECISIONS:
             precision = {"text": wanted, "image": wanted}
         else:

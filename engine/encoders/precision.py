@@ -7,9 +7,11 @@ slower than plain floats elsewhere. Nobody knows that of all processors, and hal
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -45,7 +47,25 @@ _SENTENCES: Final = (
     "the skyline of a city, seen from across the river",
 )
 
+_LOADING: Final = threading.Lock()
+
 log = structlog.get_logger(__name__)
+
+
+def core() -> ov.Core:
+    """OpenVINO in this process, loaded at the first call and never let go.
+
+    With each core, OpenVINO (2026.4) gives the thread that loads it another stack for signals, and takes it away with
+    the core. It does not notice when cores go in the order they came: then the thread is left with a stack that is no
+    longer there, and the next signal that Python handles, a Ctrl-C or the end of a child, ends the process by SIGSEGV.
+    """
+    with _LOADING:  # two at once would be two
+        return _core()
+
+
+@cache
+def _core() -> ov.Core:
+    return ov.Core()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +78,7 @@ class Measured:
     cosine: float
 
 
-def compiled(core: ov.Core, exported: ExportedModel, tower: Tower, precision: Precision, threads: int) -> Pass:
+def compiled(exported: ExportedModel, tower: Tower, precision: Precision, threads: int) -> Pass:
     """A tower, ready to compute on `threads` threads."""
     config: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -67,8 +87,8 @@ def compiled(core: ov.Core, exported: ExportedModel, tower: Tower, precision: Pr
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP if precision == "int8" else 0,
         "ENABLE_CPU_PINNING": False,  # other threads of a server run on the same cores
     }
-    model = core.read_model(exported.graph(tower, int8=precision == "int8"))
-    return Pass(core.compile_model(model, "CPU", config))
+    model = core().read_model(exported.graph(tower, int8=precision == "int8"))
+    return Pass(core().compile_model(model, "CPU", config))
 
 
 class Pass:
@@ -94,10 +114,10 @@ def choose(measured: Sequence[Measured]) -> Precision:
     return best.precision
 
 
-def measure(core: ov.Core, exported: ExportedModel, tower: Tower, tokenizer: Tokenizer, threads: int) -> list[Measured]:
+def measure(exported: ExportedModel, tower: Tower, tokenizer: Tokenizer, threads: int) -> list[Measured]:
     """Every precision that the processor has instructions for, most exact first."""
     single, batch = _texts(exported, tokenizer) if tower == "text" else _pictures(exported)
-    runs = {precision: compiled(core, exported, tower, precision, threads) for precision in _worth_trying(core)}
+    runs = {precision: compiled(exported, tower, precision, threads) for precision in _worth_trying()}
     vectors = {
         precision: np.concatenate([run(*(part[None, at] for part in batch)) for at in range(len(batch[0]))])
         for precision, run in runs.items()
@@ -115,14 +135,14 @@ def measure(core: ov.Core, exported: ExportedModel, tower: Tower, tokenizer: Tok
     ]
 
 
-def chosen(core: ov.Core, exported: ExportedModel, tokenizer: Tokenizer, threads: int) -> dict[Tower, Precision]:
+def chosen(exported: ExportedModel, tokenizer: Tokenizer, threads: int) -> dict[Tower, Precision]:
     """The best precision for each tower: as measured here before, or measured now and remembered beside the model."""
     memory = exported.folder / "choice.json"
-    here = f"{core.get_property('CPU', 'FULL_DEVICE_NAME')}, {threads} threads, OpenVINO {ov.get_version()}"
+    here = f"{core().get_property('CPU', 'FULL_DEVICE_NAME')}, {threads} threads, OpenVINO {ov.get_version()}"
     known = _remembered(memory)
     if here not in known:
         towers: tuple[Tower, ...] = ("text", "image")
-        figures = {tower: measure(core, exported, tower, tokenizer, threads) for tower in towers}
+        figures = {tower: measure(exported, tower, tokenizer, threads) for tower in towers}
         known[here] = {
             tower: {"precision": choose(measured), "measured": [asdict(one) for one in measured]}
             for tower, measured in figures.items()
@@ -134,8 +154,8 @@ def chosen(core: ov.Core, exported: ExportedModel, tokenizer: Tokenizer, threads
     return {"text": known[here]["text"]["precision"], "image": known[here]["image"]["precision"]}
 
 
-def _worth_trying(core: ov.Core) -> list[Precision]:
-    native = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+def _worth_trying() -> list[Precision]:
+    native = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [precision for precision in PRECISIONS if precision != "bf16" or "BF16" in native]
 
 

@@ -3,6 +3,10 @@
 Every call has a deadline, its retry included. A connection on which a call was lost or ran out of time is replaced at
 once, so that nobody waits for a broken one to be noticed or for gRPC to try again after a pause. All calls here may be
 made twice without harm (points are written by id), except the few that say so.
+
+A server that hangs would cost every search its whole deadline. So after several reads in a row that ran out of time,
+reads fail at once, and one at a time is let through to see whether the server is well again. A server that is gone
+needs none of that: its refusals come at once, and it is taken back with the next call.
 """
 
 from __future__ import annotations
@@ -14,7 +18,9 @@ from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
+import structlog
 
+from engine.breaker import FAILURES, Breaker
 from engine.errors import BadUserInput, IndexNotFound, IndexUnavailable, Overloaded, SightlineError
 from engine.indexes.qdrant_stubs import pb
 from engine.indexes.qdrant_terms import packed_fields, unpacked_fields
@@ -29,6 +35,8 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),  # otherwise all channels to one address would share one connection
 )
+
+log = structlog.get_logger()
 
 
 class _Line:
@@ -77,11 +85,24 @@ class QdrantConnection:
         self._lines: list[_Line] = []
         self._next = 0
         self._retired: set[asyncio.Task[None]] = set()
+        self._breaker = Breaker()
+        self._trying = False
         self._closed = False
 
     async def read(self, method: str, request: Any) -> Any:
         """The answer to a reading call, "Points/Count" for instance, or one of our errors."""
-        return await self._call(method, request, self._timeout_s)
+        if self._breaker.closed:
+            return await self._judged(method, request)
+        if self._trying or not self._breaker.due:
+            raise IndexUnavailable(
+                f"Qdrant at {self.address} hangs: {FAILURES} calls in a row took longer than {self._timeout_s:g} s. It "
+                "is tried again every few seconds. Look at its load and its log."
+            )
+        self._trying = True
+        try:
+            return await self._judged(method, request, trial=True)
+        finally:
+            self._trying = False
 
     async def write(self, method: str, request: Any, *, timeout_s: float | None = None, again: bool = True) -> Any:
         """The answer to a call that changes something; `again` when it may be made twice without harm."""
@@ -173,6 +194,25 @@ class QdrantConnection:
 
     # ---------------------------------------------------------------- calls
 
+    async def _judged(self, method: str, request: Any, *, trial: bool = False) -> Any:
+        """A read that tells whether the server hangs: who answers, whatever that is, does not."""
+        try:
+            reply = await self._call(method, request, self._timeout_s)
+        except SightlineError as error:
+            if not _ran_out_of_time(error):
+                self._answers()
+            elif trial:
+                self._breaker.trial_failed()
+            elif self._breaker.failed():
+                log.warning("Qdrant hangs, reads fail at once until it answers", address=self.address)
+            raise
+        self._answers()
+        return reply
+
+    def _answers(self) -> None:
+        if self._breaker.succeeded():
+            log.info("Qdrant answers again", address=self.address)
+
     async def _call(self, method: str, request: Any, timeout_s: float, *, again: bool = True) -> Any:
         if self._closed:
             raise IndexUnavailable(f"The connection to Qdrant at {self.address} is closed. Open the index again.")
@@ -239,6 +279,11 @@ class QdrantConnection:
                 return BadUserInput(f"{server} refuses {method}: {details}.")
             case code:
                 return IndexUnavailable(f"{server} failed at {method}: {details} ({code.name}). Its log says more.")
+
+
+def _ran_out_of_time(error: SightlineError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def _lost(error: grpc.aio.AioRpcError) -> bool:

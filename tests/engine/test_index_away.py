@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from engine.batcher import AsyncEncoder
+from engine.breaker import FAILURES
 from engine.caches.choice import in_memory
 from engine.errors import IndexCorrupt, IndexUnavailable, SightlineError
 from engine.generations import Generation
@@ -180,6 +181,22 @@ async def test_an_index_that_hangs_fails_searches_in_time_and_heals(rig: Rig):
     await until(rig.works)
     assert (await rig.searcher.image(None, id_of(1))).id == id_of(1)
     assert rig.at_rest()
+
+
+async def test_a_qdrant_server_that_hangs_makes_a_few_searches_wait_and_tells_the_others(remote: Rig):
+    """They hear it at once, and what is remembered is shown; when the server is well, so are searches."""
+    await remote.found("red car")
+    remote.hang()
+    await asyncio.gather(*(remote.outcome(f"new {number}") for number in range(FAILURES)))
+    await until(lambda: _refused_at_once(remote))
+    assert (await remote.found("red car")).cached
+    remote.heal()
+    await until(remote.works)
+    assert remote.at_rest()
+
+
+async def _refused_at_once(rig: Rig) -> bool:
+    return "hangs: " in str(await rig.outcome("another"))
 
 
 async def test_what_is_remembered_is_shown_while_the_index_hangs(rig: Rig):

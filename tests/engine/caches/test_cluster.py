@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from engine.caches.breaker import Breaker
+from engine.breaker import Breaker
 from engine.caches.redis import RedisCache
 from tests.engine.caches.conftest import Connect
 from tests.graphql_api.live import eventually

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from engine.batcher import AsyncEncoder
-from engine.caches.breaker import FAILURES, LONGEST_REST_S, Breaker
+from engine.breaker import FAILURES, LONGEST_REST_S, Breaker
 from engine.caches.choice import Caches, in_memory
 from engine.caches.memory import MemoryCache
 from engine.caches.redis import RedisCache

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,11 +15,13 @@ from engine.encoders.export import export
 from engine.encoders.exported import ExportedModel
 from engine.encoders.openclip import OpenClipEncoder
 from engine.encoders.openvino import OpenVinoEncoder, load_tokenizer
-from engine.encoders.precision import PRECISIONS, Precision, measure
+from engine.encoders.precision import PRECISIONS, Precision, core, measure
 from engine.errors import EncoderUnavailable
 from engine.ports import Encoder
 from engine.settings import Settings
 from tests.support.models import CONFIGS, TEXTS, loaded, tiny_model
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +78,7 @@ def test_precisions_keep_the_direction(vit: ExportedModel, precision: Precision)
 def test_weights_are_bytes(vit: ExportedModel):
     """No large matrix of the int8 graphs is stored in floats, the token table included."""
     for tower in ("text", "image"):
-        nodes = ov.Core().read_model(vit.graph(tower, int8=True)).get_ops()
+        nodes = core().read_model(vit.graph(tower, int8=True)).get_ops()
         constants = [node for node in nodes if node.get_type_name() == "Constant" and len(node.shape) == 2]
         matrices = [node for node in constants if min(node.shape) > 1 and np.prod(node.shape) >= 4096]
         assert matrices
@@ -85,6 +89,26 @@ def test_many_texts(vit: ExportedModel):
     """More texts than fit one pass are encoded in several, and come back in order."""
     texts = [f"number {number} " + "and more " * (number % 7) for number in range(30)]
     assert np.allclose(encoder_of(vit, max_batch=4).encode_texts(texts), encoder_of(vit).encode_texts(texts), atol=1e-5)
+
+
+def test_signals_survive_encoders_that_were_let_go(vit: ExportedModel):
+    """In whatever order they go: OpenVINO's cores take a stack for signals with them that may still be in use."""
+    precision = {"text": "fp32", "image": "fp32"}
+    program = f"""
+import gc, os, pathlib, signal
+from engine.encoders.exported import ExportedModel
+from engine.encoders.openvino import OpenVinoEncoder, load_tokenizer
+exported = ExportedModel.read(pathlib.Path({str(vit.folder)!r}))
+encoders = [OpenVinoEncoder(exported, load_tokenizer(exported), {precision}, 1) for _ in range(2)]
+while encoders:
+    del encoders[0]
+    gc.collect()
+heard = []
+signal.signal(signal.SIGCHLD, lambda *_: heard.append(True))
+os.kill(os.getpid(), signal.SIGCHLD)
+assert heard
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
 
 def test_empty_input(vit: ExportedModel):
@@ -128,7 +152,7 @@ def test_chooses_by_measuring(vit: ExportedModel):
 
 def test_measures_against_the_exact(vit: ExportedModel):
     """Each precision is measured with its cosine to fp32, which is 1 for fp32 itself."""
-    measured = measure(ov.Core(), vit, "text", load_tokenizer(vit), 1)
+    measured = measure(vit, "text", load_tokenizer(vit), 1)
     assert measured[0].precision == "fp32"
     assert measured[0].cosine == pytest.approx(1, abs=1e-5)
     assert measured[-1].precision == "int8"

@@ -15,6 +15,7 @@ import grpc.aio
 import numpy as np
 import pytest
 
+from engine.breaker import FAILURES, FIRST_REST_S, Breaker
 from engine.errors import BadUserInput, IndexCorrupt, IndexNotFound, IndexUnavailable, Overloaded
 from engine.indexes import qdrant
 from engine.indexes.qdrant import QdrantIndex
@@ -48,6 +49,13 @@ async def nearest(index: QdrantIndex, number: int) -> Hit:
     """The first hit for the vector of a point."""
     [[hit]] = await index.search([VectorQuery(ROWS[number], limit=1)])
     return hit
+
+
+async def failures(index: QdrantIndex, calls: int) -> list[BaseException]:
+    """What comes of so many calls at once, all of which fail."""
+    errors = await asyncio.gather(*(index.count() for _ in range(calls)), return_exceptions=True)
+    assert all(isinstance(error, IndexUnavailable) for error in errors)
+    return [error for error in errors if isinstance(error, BaseException)]
 
 
 async def described(index: QdrantIndex) -> Any:
@@ -311,6 +319,61 @@ async def test_a_server_that_hangs_is_given_up_and_taken_back(server: QdrantServ
     server.resume()
     assert await index.count() == 0
     await index.close()
+
+
+async def test_a_server_that_hangs_costs_a_few_calls_their_deadline_and_the_others_nothing(server: QdrantServer):
+    """One call at a time is let through, and the first that is answered ends it."""
+    index = await QdrantIndex.create("resting", 16, server.settings(qdrant_timeout_s=1))
+    now = 0.0
+    index.connection._breaker = Breaker(lambda: now, lambda: 0.0)
+    server.pause()
+    assert all("longer than" in str(error) for error in await failures(index, FAILURES))
+    with pytest.raises(IndexUnavailable, match=r"hangs: 5 calls in a row took longer than 1 s.*Look at its load"):
+        await index.search([VectorQuery(ROWS[0], limit=1)])
+    now += FIRST_REST_S
+    trial, *others = await failures(index, 20)
+    assert "longer than" in str(trial)
+    assert all("hangs" in str(error) for error in others)
+    server.resume()
+    with pytest.raises(IndexUnavailable, match="hangs"):
+        await index.count()  # the failed trial doubled the rest
+    now += 2 * FIRST_REST_S
+    assert await index.count() == 0
+    assert await asyncio.gather(*(index.count() for _ in range(20))) == [0] * 20
+    await index.close()
+
+
+async def test_a_trial_that_nobody_waits_for_is_made_by_the_next_call(server: QdrantServer):
+    """A probe that gave up early has found out nothing."""
+    index = await QdrantIndex.create("probed", 16, server.settings(qdrant_timeout_s=1))
+    now = 0.0
+    index.connection._breaker = Breaker(lambda: now, lambda: 0.0)
+    server.pause()
+    await failures(index, FAILURES)
+    now += FIRST_REST_S
+    probe = asyncio.create_task(index.count())
+    await asyncio.sleep(0)  # it has begun
+    probe.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await probe
+    server.resume()
+    assert await index.count() == 0
+    await index.close()
+
+
+async def test_calls_that_are_refused_or_lost_are_no_sign_of_hanging(server: QdrantServer, index: QdrantIndex):
+    """However many there are, the next call is answered."""
+    for _ in range(FAILURES + 1):
+        server.plan(fail=1, code="INTERNAL")
+        with pytest.raises(IndexUnavailable):
+            await index.count()
+    server.plan()
+    server.kill()
+    for _ in range(FAILURES + 1):
+        with pytest.raises(IndexUnavailable, match="does not answer"):
+            await index.count()
+    server.start()
+    assert await index.count() == 300
 
 
 @pytest.mark.parametrize("fault", [{"reset": 1}, {"fail": 1}])

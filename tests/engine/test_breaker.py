@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.caches.breaker import FAILURES, FIRST_REST_S, LONGEST_REST_S, Breaker
+from engine.breaker import FAILURES, FIRST_REST_S, LONGEST_REST_S, Breaker
 
 
 class Bench:
