@@ -59,12 +59,13 @@ class Filling(ABC):
 
     async def fill(self, plan: Plan) -> None:
         """Does what is to be done. The model is loaded if something has to be encoded."""
-        if self.reference and plan.touched:
-            self.workshop.ledger.touch(self.reference.id, plan.touched)
+        if self.reference:
+            for touched in plan.touched.parts():
+                self.workshop.ledger.touch(self.reference.id, touched)
         if plan.work:
             await self._decode(plan)
-        if plan.gone:
-            await self._delete(plan.gone)
+        for gone in plan.gone.parts():
+            await self._delete(gone)
 
     def tell(self, plan: Plan) -> None:
         """Puts into the report what was left as it was, and what could not be listed or fetched."""

@@ -1,6 +1,7 @@
 """What a run has to do: the source's files beside what the ledger knows of them.
 
-Both come sorted by key, so they are compared like two decks of cards, without holding either in memory.
+Both come sorted by key, so they are compared like two decks of cards, without holding either in memory, nor what is to
+be done if that is much.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TypeVar
 from indexing.decode import Reason
 from indexing.ledger import Row
 from indexing.sources import Item, Listed, Problem
+from indexing.spool import Spool
 
 T = TypeVar("T")
 
@@ -39,9 +41,9 @@ class Plan:
     `unchanged` counts pictures; `problems` are what the listing could not use.
     """
 
-    work: list[Work] = field(default_factory=list)
-    touched: list[Row] = field(default_factory=list)
-    gone: list[Row] = field(default_factory=list)
+    work: Spool[Work] = field(default_factory=Spool)
+    touched: Spool[Row] = field(default_factory=Spool)
+    gone: Spool[Row] = field(default_factory=Spool)
     unchanged: int = 0
     problems: list[Problem] = field(default_factory=list)
 
@@ -72,10 +74,13 @@ def make_plan(listed: Iterable[Listed], rows: Iterable[Row]) -> Plan:
             plan.touched.append(replace(row, mtime_ns=item.mtime_ns))
         else:
             plan.work.append(Work(item, row))
-    kept = [row for row in plan.gone if row.key.startswith(tuple(closed))]
-    if kept:
-        plan.unchanged += sum(row.state == "indexed" for row in kept)
-        plan.gone = [row for row in plan.gone if not row.key.startswith(tuple(closed))]
+    if closed:
+        missing, plan.gone = plan.gone, Spool()
+        for row in missing:
+            if row.key.startswith(tuple(closed)):
+                plan.unchanged += row.state == "indexed"
+            else:
+                plan.gone.append(row)
     return plan
 
 

@@ -148,7 +148,7 @@ def test_a_folder_that_may_not_be_read_hides_nothing(memory_root: str, monkeypat
     with closing(ObjectSource(memory_root, SETTINGS)) as source:
         source.check()
         again = plan(source, known)
-    assert (again.work, again.gone, again.unchanged) == ([], [], 3)
+    assert ([*again.work], [*again.gone], again.unchanged) == ([], [], 3)
     assert [problem.key for problem in again.problems] == ["locked/"]
 
 
