@@ -20,6 +20,7 @@ from indexing.sources import Problem, read_metadata
 from indexing.sources.addresses import file_name
 
 THUMBNAILS: Final = "thumbnails"
+_DRAFTS: Final = f"{THUMBNAILS}/.drafts"
 _NO_PIXELS: Final[Pixels] = np.empty((0, 0, 3), dtype=np.uint8)
 
 
@@ -105,16 +106,22 @@ def image_id(index_name: str, key: str) -> str:
 
 def write_thumbnails(folder: Path, entries: Iterable[Entry]) -> None:
     """Writes the pictures' thumbnails under an index's folder, each complete or not at all."""
+    draft = folder / _DRAFTS / secrets.token_hex(8)  # its own: another worker may write the same picture
     for entry in entries:
         if isinstance(entry.outcome, Decoded):
             path = folder / _thumbnail(entry.outcome.content_hash)
-            draft = path.with_suffix(f".{secrets.token_hex(4)}.part")  # another worker may write the same picture
             try:
-                draft.write_bytes(entry.outcome.thumbnail)
+                _write(draft, path, entry.outcome.thumbnail)
             except FileNotFoundError:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                draft.write_bytes(entry.outcome.thumbnail)
-            draft.replace(path)
+                draft.parent.mkdir(parents=True, exist_ok=True)
+                path.parent.mkdir(exist_ok=True)
+                _write(draft, path, entry.outcome.thumbnail)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Removes what processes that were killed have left half written; none may be writing."""
+    for draft in (folder / _DRAFTS).glob("*"):
+        draft.unlink(missing_ok=True)
 
 
 def remove_thumbnails(folder: Path, content_hashes: Iterable[str]) -> None:
@@ -127,6 +134,11 @@ def remove_thumbnails(folder: Path, content_hashes: Iterable[str]) -> None:
 @cache
 def _namespace(index_name: str) -> uuid.UUID:
     return uuid.uuid5(uuid.NAMESPACE_URL, f"sightline:{index_name}")
+
+
+def _write(draft: Path, path: Path, content: bytes) -> None:
+    draft.write_bytes(content)
+    draft.replace(path)
 
 
 def _thumbnail(content_hash: str) -> str:

@@ -104,6 +104,7 @@ async def finish(
             await completion.promote()
         else:
             report.held = not build.promoted
+            await shop.forget()  # what one that was killed after the promotion left undone
         await asyncio.to_thread(completion.conclude)
     report.seconds = time.monotonic() - started
     return report

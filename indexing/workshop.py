@@ -16,7 +16,7 @@ from engine.generations import Generation, Generations, generations_of
 from engine.ports import Encoder
 from engine.settings import Settings
 from indexing import disk
-from indexing.entries import remove_thumbnails
+from indexing.entries import remove_drafts, remove_thumbnails
 from indexing.ledger import Build, Ledger
 from indexing.report import Progress, Report
 
@@ -76,12 +76,13 @@ class Workshop:
         return generation
 
     async def forget(self) -> None:
-        """Drops the rows of generations that are no more, and the thumbnails that only they had."""
+        """Drops the rows of generations that are no more, the thumbnails that only they had, and half-written ones."""
         there = {generation.id for generation in await self.store.list()}
         gone = [build.generation for build in self.ledger.builds() if build.generation not in there]
         if gone:
             remove_thumbnails(self.store.folder, self.ledger.only_in(gone))
             self.ledger.forget(gone)
+        remove_drafts(self.store.folder)
 
     @asynccontextmanager
     async def on_record(self, report: Report, generation: str | None = None) -> AsyncIterator[None]:

@@ -6,9 +6,10 @@ import uuid
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from indexing.decode import Decoded, Failure, Reason
-from indexing.entries import Entry, image_id, remove_thumbnails, write_thumbnails
+from indexing.entries import Entry, image_id, remove_drafts, remove_thumbnails, write_thumbnails
 from indexing.ledger import Row
 from indexing.plan import Work
 from indexing.sources import Item
@@ -66,3 +67,21 @@ def test_thumbnails_are_written_and_removed(tmp_path: Path):
     file.with_suffix(".webp").touch()
     remove_thumbnails(tmp_path, [HASH, "cd" * 32])
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_thumbnail_half_written_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A process killed before the last step leaves a draft elsewhere, which goes without what others wrote."""
+    monkeypatch.setattr(Path, "replace", _die)
+    with pytest.raises(InterruptedError):
+        write_thumbnails(tmp_path, [entry()])
+    monkeypatch.undo()
+    (draft,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not (tmp_path / "thumbnails" / HASH[:2] / f"{HASH}.jpg").exists()
+    write_thumbnails(tmp_path, [entry()])
+    remove_drafts(tmp_path)
+    assert not draft.exists()
+    assert (tmp_path / "thumbnails" / HASH[:2] / f"{HASH}.jpg").read_bytes() == b"a thumbnail"
+
+
+def _die(*_: object) -> None:
+    raise InterruptedError

@@ -287,6 +287,21 @@ async def test_a_promotion_that_was_cut_off_is_made_up_for(place: Place):
     assert (report.changed, (await place.serving())[0]) == (True, generation)
 
 
+async def test_completing_again_ends_what_was_left_undone(place: Place):
+    """Killed after the promotion, while it tidied up: rows of a deleted generation and a half-written thumbnail go."""
+    first, second = await filled(place), new_id()
+    await place.finish(first)
+    paint(place.source / "new.png")
+    await together(place, second)
+    async with generations_of(place.settings, NAME) as store:
+        await store.discard(await store.get(first))
+        draft = store.folder / "thumbnails" / ".drafts" / "half"
+    draft.touch()
+    await place.finish(second)
+    assert [build.generation for build in tables(place.settings)[0]] == [second]
+    assert not draft.exists()
+
+
 async def test_what_nobody_completed_goes_when_a_newer_one_serves(place: Place):
     """Older generations that workers left half filled would stay for ever otherwise."""
     for generation in (new_id(), new_id()):
