@@ -16,6 +16,7 @@ from observability import metrics
 
 _SCHEMA: Final = 1  # raise it when texts are tokenized or embeddings stored otherwise
 _TTL_S: Final = 7 * 24 * 3600.0  # nothing makes them wrong; this only lets go of what nobody asks for
+_SOURCES: Final = {source: metrics.query_embeddings.labels(source=source) for source in ("cache", "encoder")}
 
 
 class TextEncoder(Protocol):
@@ -42,7 +43,6 @@ class CachedEncoder:
     def __init__(self, encoder: TextEncoder, cache: Cache) -> None:
         self._encoder = encoder
         self._cache = cache
-        self._sources = {source: metrics.query_embeddings.labels(source=source) for source in ("cache", "encoder")}
 
     @property
     def model(self) -> ModelInfo:
@@ -60,8 +60,8 @@ class CachedEncoder:
         stored = await self._cache.get_many(list(keys.values()))
         found = {text: value for text, value in zip(keys, map(self._vector, stored), strict=True) if value is not None}
         missing = [text for text in keys if text not in found]
-        self._sources["cache"].inc(len(found))
-        self._sources["encoder"].inc(len(missing))
+        _SOURCES["cache"].inc(len(found))
+        _SOURCES["encoder"].inc(len(missing))
         if missing:
             fresh = await self._encoder.encode_texts(missing)
             for text, vector in zip(missing, fresh, strict=True):

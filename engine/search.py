@@ -22,17 +22,18 @@ import structlog
 from engine.access import IndexAccess
 from engine.admission import KNOWN, Admission
 from engine.caches.choice import Caches
-from engine.embeddings import CachedEncoder, TextEncoder
+from engine.embeddings import CachedEncoder
+from engine.encoders.loaded import Claim
 from engine.errors import (
     BadUserInput,
     EncoderUnavailable,
     ImageNotFound,
-    IndexNotReady,
+    ModelUnavailable,
     Overloaded,
     SightlineError,
 )
 from engine.filters import canonical, matches
-from engine.ports import Filter, Hit, ModelInfo, Point, VectorQuery, Vectors
+from engine.ports import Filter, Hit, Point, VectorQuery, Vectors
 from engine.requests import (
     GRAPH_DEPTH,
     TIERS,
@@ -99,6 +100,11 @@ class _Job:
     depth: int
 
     @property
+    def texts(self) -> list[str]:
+        """The words that are to be encoded."""
+        return [term.text for term in self.terms if term.text is not None]
+
+    @property
     def excluded(self) -> set[str]:
         """Images that are terms themselves: nobody looks for what they hold in their hand."""
         return {term.image_id for term in self.terms if term.image_id is not None}
@@ -128,14 +134,12 @@ _Outcome = _Ranked | SightlineError
 class Searcher:
     """Answers searches on one event loop. `stats` holds the latencies of the last 10,000."""
 
-    def __init__(self, encoder: TextEncoder, registry: IndexRegistry, caches: Caches, settings: Settings) -> None:
+    def __init__(self, registry: IndexRegistry, caches: Caches, settings: Settings) -> None:
         """Takes parts that are ready; closes none of them."""
         self.stats = RollingStats()
-        self._encoder = encoder
-        self._texts = CachedEncoder(encoder, caches.embeddings)
-        registry.speak(encoder.model)
         self._indexes = IndexAccess(registry, settings.search_timeout_s)
         self._cache = caches.lists
+        self._embeddings = caches.embeddings
         self._settings = settings
         self._admission = Admission()
         self._flights: dict[str, asyncio.Future[_Outcome]] = {}
@@ -178,12 +182,13 @@ class Searcher:
         """Takes real queries through encoder and default index, past all caches; raises what a search would raise.
 
         As many as tell how long a search takes alone: the server may never be alone again. The first one is cold.
+        Waits for the model of that index, however long it loads.
         """
         async with self._indexes.acquire() as serving:
-            self._check_model(serving)
+            encoder = await serving.claim.encoder()
             for _ in range(1 + KNOWN):
                 with self._admission.admitted() as place:
-                    vectors = await self._encoder.encode_texts(["a picture"])
+                    vectors = await encoder.encode_texts(["a picture"])
                     async with self._indexes.deadline():
                         await serving.index.search([VectorQuery(vectors[0], limit=TIERS[0] + 1)])
                     place.kind = _kind(serving, TIERS[0], "hnsw")
@@ -216,8 +221,6 @@ class Searcher:
             if name not in servings:
                 servings[name] = await stack.enter_async_context(self._indexes.acquire(name))
             serving = servings[name]
-            if any(term.text is not None for term in terms):
-                self._check_model(serving)
             for position, term in enumerate(request.terms):
                 if term.vector is not None and len(term.vector) != serving.generation.model.dimension:
                     raise BadUserInput(
@@ -282,16 +285,6 @@ class Searcher:
             metrics.search_stage_duration.labels(stage=stage).observe(ms / 1000)
         self.stats.record(answer.stages_ms.get("encode"), answer.stages_ms.get("search"), answer.latency_ms)
 
-    def _check_model(self, serving: Serving) -> None:
-        """Words can only be compared with vectors of the same model."""
-        built, loaded = serving.generation.model, self._encoder.model
-        if built.fingerprint != loaded.fingerprint or built.dimension != loaded.dimension:
-            other = f"set CLIP_MODEL={built.name}, or " if built.name != loaded.name else ""
-            raise IndexNotReady(
-                f"Index {serving.generation.index!r} was built with {_described(built)}, but {_described(loaded)} is "
-                f"loaded. To go on, {other}run `sightline index` again: it builds anew with {loaded.name}."
-            )
-
     # ------------------------------------------------------------ ranked lists
 
     async def _lists(self, wanted: dict[str, _Job], depth: int) -> dict[str, _Outcome]:
@@ -349,12 +342,37 @@ class Searcher:
                     shallower[keys[inner]] = outcome
                 else:
                     failed[keys[inner]] = outcome
+        failed |= await self._speechless({key: job for key, job in jobs.items() if key not in failed})
         wanted = {key: replace(job, depth=depth) for key, job in jobs.items() if key not in failed}
         outcomes = failed | (await self._admitted(wanted, shallower) if wanted else {})
         for key, outcome in outcomes.items():
             if isinstance(outcome, _Ranked):
                 await self._cache.set(key, _encoded(outcome), self._settings.cache_ttl_s)
         return outcomes
+
+    async def _speechless(self, jobs: dict[str, _Job]) -> dict[str, _Outcome]:
+        """Why lists can't be made: they need words, and the model of their index is not loaded or can't be.
+
+        Whoever waits for a model keeps nobody's place, and teaches nothing about how long searches take.
+        """
+        waiting = {key: job for key, job in jobs.items() if job.texts and not job.serving.claim.loaded}
+        errors = await asyncio.gather(*(self._loaded(job.serving) for job in waiting.values()))
+        return {key: error for key, error in zip(waiting, errors, strict=True) if error is not None}
+
+    async def _loaded(self, serving: Serving) -> SightlineError | None:
+        """Waits for the encoder of a generation as long as for its index; why it is not there."""
+        try:
+            async with asyncio.timeout(self._settings.search_timeout_s):
+                await serving.claim.encoder()
+        except SightlineError as error:
+            return error
+        except TimeoutError:
+            generation = serving.generation
+            return EncoderUnavailable(
+                f"{generation.model.name}, the model of index {generation.index!r}, is still loading. Try again in a "
+                "moment."
+            )
+        return None
 
     async def _admitted(self, jobs: dict[str, _Job], shallower: dict[str, _Ranked]) -> dict[str, _Outcome]:
         """Computes lists if the machine has room for that; who is refused hears it at once."""
@@ -371,17 +389,18 @@ class Searcher:
     async def _compute(self, jobs: dict[str, _Job], shallower: dict[str, _Ranked]) -> dict[str, _Outcome]:
         """Encodes all texts at once and searches all indexes at once; who has a shallower list gets it continued."""
         started = time.perf_counter()
-        texts = await self._encode(term.text for job in jobs.values() for term in job.terms if term.text is not None)
+        texts = await self._encode_all(jobs.values())
         encode_ms = _ms_since(started)
         by_index: dict[str, dict[str, _Job]] = {}
         for key, job in jobs.items():
             by_index.setdefault(job.serving.generation.id, {})[key] = job
-        found = await asyncio.gather(*(self._search_in_time(group, texts) for group in by_index.values()))
+        found = await asyncio.gather(
+            *(self._search_in_time(group, texts[_model(group)]) for group in by_index.values())
+        )
         outcomes = {key: outcome for group in found for key, outcome in group.items()}
         for key, outcome in outcomes.items():
             if isinstance(outcome, _Ranked):
-                encoded = any(term.text is not None for term in jobs[key].terms)
-                stages = ({"encode": encode_ms} if encoded else {}) | outcome.stages_ms
+                stages = ({"encode": encode_ms} if jobs[key].texts else {}) | outcome.stages_ms
                 full = _extended(shallower[key], outcome, jobs[key].depth) if key in shallower else outcome
                 outcomes[key] = replace(full, stages_ms=stages)
         return outcomes
@@ -396,14 +415,26 @@ class Searcher:
         except SightlineError as error:
             return dict.fromkeys(jobs, error)
 
-    async def _encode(self, texts: Iterable[str]) -> dict[str, Vectors | SightlineError]:
+    async def _encode_all(self, jobs: Iterable[_Job]) -> dict[str, dict[str, Vectors | SightlineError]]:
+        """By the fingerprint of each model that is asked, the embeddings of its texts: a batch for each."""
+        claims: dict[str, Claim] = {}
+        texts: dict[str, list[str]] = {}
+        for job in jobs:
+            model = job.serving.generation.model.fingerprint
+            claims[model] = job.serving.claim
+            texts.setdefault(model, []).extend(job.texts)
+        vectors = await asyncio.gather(*(self._encode(claims[model], texts[model]) for model in texts))
+        return dict(zip(texts, vectors, strict=True))
+
+    async def _encode(self, claim: Claim, texts: Iterable[str]) -> dict[str, Vectors | SightlineError]:
         """The embedding of every text, in one batch; a text that can't be encoded fails by itself."""
         unique = list(dict.fromkeys(texts))
         if not unique:
             return {}
         try:
-            return dict(zip(unique, await self._texts.encode_texts(unique), strict=True))
-        except (EncoderUnavailable, Overloaded) as error:
+            encoder = CachedEncoder(await claim.encoder(), self._embeddings)
+            return dict(zip(unique, await encoder.encode_texts(unique), strict=True))
+        except (EncoderUnavailable, ModelUnavailable, Overloaded) as error:
             return dict.fromkeys(unique, error)
         except Exception as error:  # whatever a text does to an encoder is that text's error
             if len(unique) == 1:
@@ -411,7 +442,7 @@ class Searcher:
                 return {unique[0]: EncoderUnavailable(f"The encoder failed on {unique[0]!r}: {error}.")}
         answers: dict[str, Vectors | SightlineError] = {}
         for text in unique:
-            answers |= await self._encode([text])
+            answers |= await self._encode(claim, [text])
         return answers
 
     async def _search_index(
@@ -486,13 +517,14 @@ class Searcher:
 # ---------------------------------------------------------------- lists
 
 
-def _described(model: ModelInfo) -> str:
-    return f"model {model.name} ({model.dimension} dimensions, fingerprint {model.fingerprint[:12]})"
+def _model(jobs: dict[str, _Job]) -> str:
+    """The fingerprint of the model behind the jobs of one generation."""
+    return next(iter(jobs.values())).serving.generation.model.fingerprint
 
 
-def _kind(serving: Serving, depth: int, strategy: Strategy) -> tuple[str, int, Strategy]:
+def _kind(serving: Serving, depth: int, strategy: Strategy) -> tuple[str, str, int, Strategy]:
     """What decides how long a search takes alone."""
-    return serving.generation.index, depth, strategy
+    return serving.generation.index, serving.generation.model.fingerprint, depth, strategy
 
 
 def _admitted(points: list[Point], filter: Filter | None) -> int:

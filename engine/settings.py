@@ -20,8 +20,9 @@ class Settings(BaseSettings):
 
     clip_model: str = Field(
         "sightline-small",
-        description="OpenCLIP model name. The default is the small model shipped with the project, which knows only "
-        "drawn scenes; for photographs use ViT-H-14.",
+        description="OpenCLIP model name: what `sightline index` builds with, and what a server loads first; it then "
+        "searches every index with the model it was built with. The default is the small model shipped with the "
+        "project, which knows only drawn scenes; for photographs use ViT-H-14.",
     )
     clip_pretrained: str = Field(
         "",
@@ -43,7 +44,8 @@ class Settings(BaseSettings):
     )
     clip_exports: Path | None = Field(
         None,
-        description="Folder of models exported for the CPU, each made at its first use. Empty for the user's cache.",
+        description="Folder of models exported for the CPU, each made at its first use. Exports and safetensors files "
+        "that are copied there are found by servers whose indexes were built with them. Empty for the user's cache.",
     )
     clip_threads: int = Field(
         0,

@@ -48,7 +48,8 @@ def create_app(
     services: Services | None = None,
 ) -> Starlette:
     """The application. An `encoder` or `caches` given replaces the settings' own; `services` replaces all."""
-    services = services or Services(settings, encoder, caches)
+    load = None if encoder is None else lambda _settings: encoder
+    services = services or Services(settings, load, caches)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

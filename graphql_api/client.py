@@ -13,8 +13,8 @@ import httpx
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pillow_heif import register_heif_opener
 
-from engine.batcher import AsyncEncoder
 from engine.caches.choice import in_memory
+from engine.encoders.loaded import LoadedEncoders
 from engine.errors import BadUserInput, IndexNotFound, IndexUnavailable, SightlineError
 from engine.generations import generations_of
 from engine.requests import SearchRequest, Term
@@ -44,18 +44,21 @@ async def find(settings: Settings, query: str, image: Path | None, first: int, i
 
     Raises the engine's errors, and `BadUserInput` for a picture that can't be read.
     """
-    encoder = _encoder(settings) if image is not None else None
+    encoder = await _encoder(settings, index) if image is not None else None
     vector = _vector(encoder, image) if encoder is not None and image is not None else None
     answer = await _ask_server(settings, query, vector, first, index)
     if answer is None:
-        answer = await _ask_index(settings, encoder or _encoder(settings), query, vector, first, index)
+        answer = await _ask_index(settings, encoder, query, vector, first, index)
     return answer
 
 
-def _encoder(settings: Settings) -> Encoder:
-    from engine.encoders.choice import load_encoder  # noqa: PLC0415 - takes a second
+async def _encoder(settings: Settings, index: str | None) -> Encoder:
+    """The encoder of the index's own model; the settings' one where no generation of it is here."""
+    from engine.encoders.choice import load_encoder, load_encoder_of  # noqa: PLC0415 - takes a second
 
-    return load_encoder(settings)
+    async with generations_of(settings, index or settings.index_name) as store:
+        serving = await store.current()
+    return load_encoder(settings) if serving is None else load_encoder_of(serving.model, settings, load_encoder)
 
 
 def _vector(encoder: Encoder, path: Path) -> list[float]:
@@ -126,22 +129,25 @@ async def _is_foreign(settings: Settings, index: str | None, generation: str) ->
 
 async def _ask_index(
     settings: Settings,
-    encoder: Encoder,
+    encoder: Encoder | None,
     query: str,
     vector: list[float] | None,
     first: int,
     index: str | None,
 ) -> dict[str, Any]:
-    texts, registry = AsyncEncoder(encoder, settings), IndexRegistry(settings)
+    from engine.encoders.choice import load_encoder  # noqa: PLC0415 - takes a second
+
+    encoders = LoadedEncoders(settings, load_encoder if encoder is None else lambda _settings: encoder)
+    registry = IndexRegistry(settings, encoders)
     try:
         terms = (Term(vector=tuple(vector)),) if vector else ()
         request = SearchRequest(index=index, query=query or None, terms=terms, first=first)
-        (answer,) = await Searcher(texts, registry, in_memory(0, 0), settings).search_many([request])
+        (answer,) = await Searcher(registry, in_memory(0, 0), settings).search_many([request])
         if isinstance(answer, SightlineError):
             raise answer
     finally:
-        await texts.close()
         await registry.close()
+        await encoders.close()
     return {
         "query": query,
         "hits": [

@@ -26,6 +26,7 @@ from graphql_api.types import (
     Image,
     ImageIndex,
     LatencyStats,
+    Model,
     SearchConnection,
     Stats,
     StatsWindow,
@@ -131,12 +132,14 @@ class Query:
         parts = await info.context.services.health()
         return Health(
             status=HealthStatus.HEALTHY if parts.healthy else HealthStatus.DEGRADED,
-            encoder_loaded=parts.encoder_loaded,
+            encoder_loaded=parts.model is not None,
             index_reachable=parts.index_reachable,
             cache_reachable=parts.cache_reachable,
-            device=parts.device,
-            model=parts.model,
-            runtime=parts.runtime,
+            device=parts.model.device if parts.model else None,
+            model=parts.model.info.name if parts.model else None,
+            runtime=parts.model.runtime if parts.model else None,
+            models=[Model.of(model) for model in parts.models],
+            problems=parts.problems,
         )
 
     @field

@@ -38,8 +38,9 @@ def run(settings: Settings, encoder: Encoder | None = None) -> None:
     """
     logs.configure(settings.log_level)
     listener = _listen(settings)
-    services = Services(settings, encoder)
-    running = Running(create_app(settings, services=services), services)
+    app = create_app(settings, encoder)
+    services: Services = app.state.services
+    running = Running(app, services)
     server = Server(running, services, listener)
     with listener:
         server.run(sockets=[listener])
@@ -151,9 +152,10 @@ class Server(uvicorn.Server):
 
 
 def _settle_memory() -> None:
-    """Takes what was loaded out of the garbage collector's sight: models, schema and modules stay until the end.
+    """Takes what was loaded out of the garbage collector's sight: schema and modules stay until the end.
 
-    Otherwise each full collection walks through all of it, hundreds of thousands of objects, while requests wait.
+    Otherwise each full collection walks through all of it, hundreds of thousands of objects, while requests wait. A
+    model that is let go later is freed all the same: nothing in it refers back to it.
     """
     gc.collect()
     gc.freeze()

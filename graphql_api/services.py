@@ -15,10 +15,9 @@ from typing import Final
 import structlog
 
 from engine.access import IndexAccess
-from engine.batcher import AsyncEncoder
 from engine.caches.choice import Caches, open_caches
+from engine.encoders.loaded import Load, LoadedEncoders, LoadedModel
 from engine.errors import EncoderUnavailable, SightlineError
-from engine.ports import Encoder
 from engine.search import Searcher
 from engine.serving import IndexRegistry
 from engine.settings import Settings
@@ -34,19 +33,21 @@ _WATCH_AGAIN_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Which parts work; `device`, `model` and `runtime` are None while the encoder loads."""
+    """Which parts work, which models are in memory, and what keeps what was promoted from being served.
 
-    encoder_loaded: bool
+    `model` is the one that the default index is searched with, None while it loads.
+    """
+
     index_reachable: bool
     cache_reachable: bool
-    device: str | None
-    model: str | None
-    runtime: str | None
+    model: LoadedModel | None
+    models: list[LoadedModel]
+    problems: list[str]
 
     @property
     def healthy(self) -> bool:
         """Whether all of them do."""
-        return self.encoder_loaded and self.index_reachable and self.cache_reachable
+        return self.model is not None and self.index_reachable and self.cache_reachable and not self.problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +65,15 @@ class IndexStatus:
 
 
 class Services:
-    """One server's parts. Given an `encoder` or `caches` it uses those, else the ones that the settings name."""
+    """One server's parts. `load` and `caches` stand for those that the settings name."""
 
-    def __init__(self, settings: Settings, encoder: Encoder | None = None, caches: Caches | None = None) -> None:
+    def __init__(self, settings: Settings, load: Load | None = None, caches: Caches | None = None) -> None:
         self.settings = settings
-        self.registry = IndexRegistry(settings)
+        self.encoders = LoadedEncoders(settings, load)
+        self.registry = IndexRegistry(settings, self.encoders)
         self._indexes = IndexAccess(self.registry, PROBE_TIMEOUT_S)
         self.caches = caches or open_caches(settings)
         self.draining = False
-        self._encoder = encoder
-        self._async_encoder: AsyncEncoder | None = None
         self._searcher: Searcher | None = None
         self._failure: SightlineError | None = None
         self._warm = False
@@ -119,26 +119,18 @@ class Services:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks, self._warming = [], None
-        if self._async_encoder is not None:
-            await self._async_encoder.close()
         await self.registry.close()
+        await self.encoders.close()
         await self.caches.close()
 
     async def _load(self) -> None:
+        """Loads CLIP_MODEL before it is known what the default index wants, which is nearly always the same."""
         try:
-            given = self._encoder
-            encoder = await asyncio.to_thread(self._load_encoder) if given is None else given
-            await asyncio.to_thread(encoder.warm_up)
+            await self.encoders.load_own()
         except SightlineError as error:
             self._failure = error
             return
-        except Exception as fault:  # whatever a model's libraries raise, the probes must tell it
-            log.exception("the model can't be loaded")
-            self._failure = EncoderUnavailable(f"The model can't be loaded: {fault}. The server's log has the details.")
-            return
-        self._encoder = encoder
-        self._async_encoder = AsyncEncoder(encoder, self.settings)
-        self._searcher = Searcher(self._async_encoder, self.registry, self.caches, self.settings)
+        self._searcher = Searcher(self.registry, self.caches, self.settings)
 
     async def _open(self) -> None:
         """Opens the default index while the model loads; why it can't be opened is the first search's to say."""
@@ -157,11 +149,6 @@ class Services:
             except Exception:  # a disk that fails once must not end the watch
                 log.exception("watching for promoted generations failed, going on")
                 await asyncio.sleep(_WATCH_AGAIN_S)
-
-    def _load_encoder(self) -> Encoder:
-        from engine.encoders.choice import load_encoder  # noqa: PLC0415 - takes a second
-
-        return load_encoder(self.settings)
 
     # ------------------------------------------------------------ state
 
@@ -194,14 +181,14 @@ class Services:
     async def health(self) -> Parts:
         """A look at each part, all at once."""
         index, cache = await asyncio.gather(self._reaches(self._ask_index), self._reaches(self.caches.ping))
-        encoder = self._encoder if self._searcher is not None else None
+        models, serving = self.encoders.models, self.registry.peek()
+        wanted = serving.generation.model.fingerprint if serving is not None else None
         return Parts(
-            encoder_loaded=encoder is not None,
             index_reachable=index,
             cache_reachable=cache,
-            device=encoder.device if encoder else None,
-            model=encoder.model.name if encoder else None,
-            runtime=encoder.runtime if encoder else None,
+            model=next((model for model in models if wanted in (None, model.info.fingerprint)), None),
+            models=models,
+            problems=self.registry.problems,
         )
 
     async def indexes(self) -> list[IndexStatus]:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import strawberry
 from strawberry.scalars import JSON
 
+from engine.encoders.loaded import LoadedModel
 from engine.ports import Payload
 from engine.requests import SearchRequest, Term
 from engine.search import ResultEdge, SearchResult
@@ -228,20 +229,54 @@ class HealthStatus(enum.Enum):
     DEGRADED = strawberry.enum_value("DEGRADED", description="A part does not work; the other fields say which.")
 
 
+@strawberry.type(description="A model in memory.")
+class Model:
+    """Which one, and how it computes."""
+
+    name: str = strawberry.field(description="Its architecture.")
+    pretrained: str = strawberry.field(description="The tag or file of its weights. Empty for a shipped model.")
+    dimension: int = strawberry.field(description="Numbers in one embedding.")
+    fingerprint: str = strawberry.field(description="Of its weights: embeddings of different ones can't be compared.")
+    device: str = strawberry.field(description="Where it computes: cuda, mps or cpu.")
+    runtime: str = strawberry.field(description="What computes it, in which precision.")
+
+    @classmethod
+    def of(cls, model: LoadedModel) -> Model:
+        """The output type of a loaded model."""
+        info = model.info
+        return cls(
+            name=info.name,
+            pretrained=info.pretrained,
+            dimension=info.dimension,
+            fingerprint=info.fingerprint,
+            device=model.device,
+            runtime=model.runtime,
+        )
+
+
 @strawberry.type(description="Which parts of the server work.")
 class Health:
     """One look at each part."""
 
     status: HealthStatus = strawberry.field(description="All of it in one word.")
-    encoder_loaded: bool = strawberry.field(description="Whether the model is in memory.")
+    encoder_loaded: bool = strawberry.field(description="Whether the default index's model is in memory.")
     index_reachable: bool = strawberry.field(description="Whether the default index answers.")
     cache_reachable: bool = strawberry.field(description="Whether the cache answers. Searches work without it.")
     device: str | None = strawberry.field(
         description="Where the model computes: cuda, mps or cpu. Null while it loads."
     )
-    model: str | None = strawberry.field(description="The model in memory. Null while it loads.")
+    model: str | None = strawberry.field(
+        description="The model that the default index is searched with. Null while it loads."
+    )
     runtime: str | None = strawberry.field(
         description="What computes it, in which precision, as measured to be best here. Null while it loads."
+    )
+    models: list[Model] = strawberry.field(
+        description="The models in memory: one for each that an open index was built with."
+    )
+    problems: list[str] = strawberry.field(
+        description="What keeps a promoted generation from being served, or an index from being searched in words, and "
+        "what to do about it. Empty when all is well."
     )
 
 

@@ -94,13 +94,18 @@ class ExportedModel:
             return None
 
 
+def exports_folder(settings: Settings) -> Path:
+    """The folder of all exported models."""
+    return settings.clip_exports or user_cache_path("sightline") / "encoders"
+
+
 def place_of(settings: Settings) -> Path:
     """The folder where the settings' model is kept, or will be when it has been exported."""
     pretrained = settings.clip_pretrained
     if pretrained and Path(pretrained).exists():
         pretrained = str(Path(pretrained).resolve())
     key = hashlib.sha256(json.dumps([settings.clip_model, pretrained]).encode()).hexdigest()[:12]
-    return (settings.clip_exports or user_cache_path("sightline") / "encoders") / f"{settings.clip_model}-{key}"
+    return exports_folder(settings) / f"{settings.clip_model}-{key}"
 
 
 def find(settings: Settings) -> ExportedModel | None:
@@ -125,3 +130,10 @@ def find(settings: Settings) -> ExportedModel | None:
         return exported
     exported = ExportedModel.read(place_of(settings))
     return exported if exported and exported.is_current() else None
+
+
+def find_fingerprint(settings: Settings, fingerprint: str) -> ExportedModel | None:
+    """The model of a fingerprint in CLIP_EXPORTS, under whatever name its folder was copied there."""
+    folders = sorted(file.parent for file in exports_folder(settings).glob(f"[!.]*/{_DESCRIPTION}"))  # complete ones
+    found = map(ExportedModel.read, folders)
+    return next((one for one in found if one is not None and one.info.fingerprint == fingerprint), None)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.access import IndexAccess
+from engine.encoders.loaded import LoadedEncoders
 from engine.errors import IndexNotFound, IndexUnavailable
 from engine.generations import Generation
 from engine.indexes.exact import ExactIndex
@@ -13,14 +14,17 @@ from engine.serving import IndexRegistry, Serving, _Slot
 from engine.settings import Settings
 from tests.support.encoders import WordEncoder
 
-SERVING = Serving(Generation("1", "default", Path(), "ready", WordEncoder(8).model, "", 0), ExactIndex(8))
+SETTINGS = Settings(_env_file=None)
+ENCODERS = LoadedEncoders(SETTINGS)
+MODEL = WordEncoder(8).model
+SERVING = Serving(Generation("1", "default", Path(), "ready", MODEL, "", 0), ExactIndex(8), ENCODERS.claim(MODEL))
 
 
 class Slow(IndexRegistry):
     """A registry that opens when it is told to, counts how often, and knows no index of the name "nowhere"."""
 
     def __init__(self) -> None:
-        super().__init__(Settings(_env_file=None))
+        super().__init__(SETTINGS, ENCODERS)
         self.gate = asyncio.Event()
         self.opened = 0
 

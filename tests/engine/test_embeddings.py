@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from engine.batcher import AsyncEncoder
 from engine.caches.choice import in_memory
 from engine.caches.memory import MemoryCache
 from engine.embeddings import CachedEncoder
+from engine.encoders.loaded import LoadedEncoders
 from engine.errors import SightlineError
 from engine.generations import Generation
 from engine.ports import ModelInfo, Vectors
@@ -20,7 +21,7 @@ from engine.requests import SearchRequest
 from engine.search import Searcher
 from engine.serving import IndexRegistry
 from engine.settings import Settings
-from tests.support.encoders import WordEncoder
+from tests.support.encoders import WordEncoder, loading
 
 
 class Words:
@@ -40,6 +41,19 @@ class Words:
         """Vectors of texts, (n, d)."""
         self.batches.append(texts)
         return self._words.encode_texts(texts)
+
+
+class Noting(WordEncoder):
+    """The tests' encoder; it notes its texts, but those of its warm-up."""
+
+    def __init__(self) -> None:
+        super().__init__(48)
+        self.texts: list[str] = []
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of texts, (n, d)."""
+        self.texts += texts
+        return super().encode_texts(texts)
 
 
 @pytest.fixture
@@ -124,9 +138,10 @@ async def test_embeddings_outlive_a_new_generation(tmp_path: Path, build: Callab
     """After a re-index with the same model lists are made anew, and nothing is encoded again."""
     captions = ["red car", "blue car"]
     await asyncio.to_thread(build, tmp_path, captions, WordEncoder(48))
-    settings, words = Settings(_env_file=None, index_path=tmp_path), Words()
-    registry = IndexRegistry(settings)
-    searcher = Searcher(words, registry, in_memory(100_000, 100_000), settings)
+    settings, words = Settings(_env_file=None, index_path=tmp_path), Noting()
+    encoders = LoadedEncoders(settings, loading(words))
+    registry = IndexRegistry(settings, encoders)
+    searcher = Searcher(registry, in_memory(100_000, 100_000), settings)
     generations, found = set(), []
     for _ in range(2):
         [answer] = await searcher.search_many([SearchRequest(query="red car")])
@@ -138,23 +153,14 @@ async def test_embeddings_outlive_a_new_generation(tmp_path: Path, build: Callab
         await registry.refresh()
     assert len(generations) == 2
     assert found[0] == found[1]
-    assert words.batches == [["red car"]]
+    assert words.texts == ["red car"]
     await registry.close()
+    await encoders.close()
 
 
 async def test_equal_texts_at_once_are_encoded_once():
     """When both find nothing remembered, the batcher in front of the encoder has them share."""
-
-    class Slow(WordEncoder):
-        def __init__(self) -> None:
-            super().__init__(48)
-            self.texts: list[str] = []
-
-        def encode_texts(self, texts: object) -> Vectors:
-            self.texts += texts  # type: ignore[arg-type]
-            return super().encode_texts(texts)  # type: ignore[arg-type]
-
-    slow = Slow()
+    slow = Noting()
     batched = AsyncEncoder(slow, Settings(_env_file=None))
     encoder = CachedEncoder(batched, MemoryCache(100_000))
     await asyncio.gather(*(encoder.encode_texts(["red car"]) for _ in range(20)))

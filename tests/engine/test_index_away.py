@@ -9,16 +9,15 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from engine.batcher import AsyncEncoder
 from engine.breaker import FAILURES
 from engine.caches.choice import in_memory
+from engine.encoders.loaded import LoadedEncoders
 from engine.errors import IndexCorrupt, IndexUnavailable, SightlineError
 from engine.generations import Generation
 from engine.indexes.process import ProcessIndex
@@ -29,7 +28,7 @@ from engine.search import Searcher, SearchResult
 from engine.serving import IndexRegistry, Serving, _Slot
 from engine.settings import Settings
 from tests.engine.conftest import id_of
-from tests.support.encoders import WordEncoder
+from tests.support.encoders import WordEncoder, loading
 from tests.support.qdrant import QdrantServer
 from tests.support.waiting import until
 
@@ -75,12 +74,9 @@ def settings_for(folder: Path) -> Settings:
     return Settings(_env_file=None, index_path=folder, search_timeout_s=BUDGET_S, qdrant_timeout_s=0.8 * BUDGET_S)
 
 
-@asynccontextmanager
-async def searching(registry: IndexRegistry, settings: Settings) -> AsyncIterator[Searcher]:
+def searching(registry: IndexRegistry, settings: Settings) -> Searcher:
     """A searcher on a registry."""
-    batched = AsyncEncoder(WordEncoder(48), settings)
-    yield Searcher(batched, registry, in_memory(10_000_000, 10_000_000), settings)
-    await batched.close()
+    return Searcher(registry, in_memory(10_000_000, 10_000_000), settings)
 
 
 @pytest.fixture(scope="module")
@@ -101,25 +97,30 @@ async def process_of(registry: IndexRegistry) -> int:
 @pytest.fixture
 async def registry(data: Path) -> AsyncIterator[IndexRegistry]:
     """The embedded index, open."""
-    registry = IndexRegistry(settings_for(data))
+    settings = settings_for(data)
+    encoders = LoadedEncoders(settings, loading(WordEncoder(48)))
+    registry = IndexRegistry(settings, encoders)
     yield registry
     await registry.close()
+    await encoders.close()
 
 
 @pytest.fixture
-async def embedded(registry: IndexRegistry, data: Path) -> AsyncIterator[Rig]:
+async def embedded(registry: IndexRegistry, data: Path) -> Rig:
     """A searcher on it. It heals by itself."""
     process = await process_of(registry)
-    async with searching(registry, settings_for(data)) as searcher:
-        yield Rig(searcher, lambda: os.kill(process, signal.SIGSTOP), lambda: None)
+    searcher = searching(registry, settings_for(data))
+    return Rig(searcher, lambda: os.kill(process, signal.SIGSTOP), lambda: None)
 
 
 class OneCollection(IndexRegistry):
     """A registry of one collection of a Qdrant server."""
 
-    def __init__(self, settings: Settings, serving: Serving) -> None:
-        super().__init__(settings)
-        self._serving = serving
+    def __init__(
+        self, settings: Settings, encoders: LoadedEncoders, generation: Generation, index: QdrantIndex
+    ) -> None:
+        super().__init__(settings, encoders)
+        self._serving = Serving(generation, index, encoders.claim(generation.model))
 
     async def _open_first(self, name: str) -> None:
         self._slots[name] = _Slot(self._serving)
@@ -146,9 +147,11 @@ async def remote(server: QdrantServer, tmp_path: Path) -> AsyncIterator[Rig]:
         ]
     )
     generation = Generation("1", "default", Path(), "ready", encoder.model, "", len(CAPTIONS))
-    async with searching(OneCollection(settings, Serving(generation, index)), settings) as searcher:
-        yield Rig(searcher, server.pause, server.resume)
+    encoders = LoadedEncoders(settings, loading(encoder))
+    searcher = searching(OneCollection(settings, encoders, generation, index), settings)
+    yield Rig(searcher, server.pause, server.resume)
     await index.close()
+    await encoders.close()
 
 
 @pytest.fixture(params=["embedded", "remote"])

@@ -14,9 +14,9 @@ import orjson
 import pytest
 
 from engine.admission import KNOWN
-from engine.batcher import AsyncEncoder
 from engine.caches.choice import Caches, in_memory
 from engine.caches.memory import MemoryCache
+from engine.encoders.loaded import LoadedEncoders
 from engine.errors import (
     BadUserInput,
     CursorStale,
@@ -24,6 +24,7 @@ from engine.errors import (
     ImageNotFound,
     IndexNotFound,
     IndexNotReady,
+    ModelUnavailable,
     Overloaded,
     SightlineError,
 )
@@ -34,7 +35,7 @@ from engine.search import Searcher, SearchResult
 from engine.serving import IndexRegistry
 from engine.settings import Settings
 from tests.engine.conftest import id_of
-from tests.support.encoders import PALETTE, WordEncoder
+from tests.support.encoders import PALETTE, WordEncoder, loading
 
 KINDS = ("car", "dog", "boat", "tree", "house")
 CAPTIONS = [f"{color} {kind}" for _ in range(24) for color in PALETTE for kind in KINDS]
@@ -73,9 +74,17 @@ def settings(root: Path) -> Settings:
 
 
 @pytest.fixture
-async def registry(settings: Settings) -> AsyncIterator[IndexRegistry]:
+async def encoders(encoder: Watched, settings: Settings) -> AsyncIterator[LoadedEncoders]:
+    """The encoders in memory: that one, and no other can be loaded."""
+    encoders = LoadedEncoders(settings, loading(encoder))
+    yield encoders
+    await encoders.close()
+
+
+@pytest.fixture
+async def registry(encoders: LoadedEncoders, settings: Settings) -> AsyncIterator[IndexRegistry]:
     """Its indexes."""
-    registry = IndexRegistry(settings)
+    registry = IndexRegistry(settings, encoders)
     yield registry
     await registry.close()
 
@@ -113,13 +122,9 @@ def encoder() -> Watched:
 
 
 @pytest.fixture
-async def searcher(
-    encoder: Watched, registry: IndexRegistry, caches: Caches, settings: Settings
-) -> AsyncIterator[Searcher]:
+async def searcher(registry: IndexRegistry, caches: Caches, settings: Settings) -> Searcher:
     """A searcher of real parts."""
-    batched = AsyncEncoder(encoder, settings)
-    yield Searcher(batched, registry, caches, settings)
-    await batched.close()
+    return Searcher(registry, caches, settings)
 
 
 async def ask(searcher: Searcher, query: str | None = None, **arguments: Any) -> SearchResult:
@@ -273,8 +278,9 @@ async def test_the_cursor_of_another_generation_is_stale(
     """After a promotion the old pages can't be continued, and say so."""
     await asyncio.to_thread(build, tmp_path, ["red car", "blue car"], WordEncoder(48))
     settings = Settings(_env_file=None, index_path=tmp_path)
-    registry, batched = IndexRegistry(settings), AsyncEncoder(encoder, settings)
-    searcher = Searcher(batched, registry, in_memory(100_000, 100_000), settings)
+    encoders = LoadedEncoders(settings, loading(encoder))
+    registry = IndexRegistry(settings, encoders)
+    searcher = Searcher(registry, in_memory(100_000, 100_000), settings)
     page = await ask(searcher, "red car", first=1)
     await asyncio.to_thread(build, tmp_path, ["red car", "green car"], WordEncoder(48))
     await registry.refresh()
@@ -282,8 +288,8 @@ async def test_the_cursor_of_another_generation_is_stale(
         await ask(searcher, "red car", first=1, after=page.end_cursor)
     fresh = await ask(searcher, "green car", first=1)
     assert (captions(fresh), fresh.generation != page.generation) == (["green car"], True)
-    await batched.close()
     await registry.close()
+    await encoders.close()
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "äöü", "bm9uc2Vuc2U", base64.urlsafe_b64encode(b'{"a":1}').decode()])
@@ -426,7 +432,7 @@ async def test_one_bad_request_fails_alone(searcher: Searcher):
         EncoderUnavailable,
         ImageNotFound,
         BadUserInput,
-        IndexNotReady,
+        ModelUnavailable,
         SearchResult,
     ]
     assert "cancel each other out" in str(answers[6])
@@ -452,8 +458,8 @@ async def test_latencies_are_recorded(searcher: Searcher):
 async def test_how_long_searches_take_alone_is_learnt_by_kind(searcher: Searcher):
     """Readiness teaches the usual one; failures, several at once and what is remembered teach nothing."""
     await searcher.ready()
-    known = searcher._admission._alone_s
-    assert {kind: len(times) > KNOWN for kind, times in known.items()} == {("default", TIERS[0], "hnsw"): True}
+    known, model = searcher._admission._alone_s, WordEncoder(48).model.fingerprint
+    assert {kind: len(times) > KNOWN for kind, times in known.items()} == {("default", model, TIERS[0], "hnsw"): True}
     before = {kind: list(times) for kind, times in known.items()}
     with pytest.raises(EncoderUnavailable):
         await ask(searcher, "a cursed car")
@@ -463,7 +469,8 @@ async def test_how_long_searches_take_alone_is_learnt_by_kind(searcher: Searcher
     assert {kind: list(times) for kind, times in known.items()} == before
     await ask(searcher, "red car", first=100)
     await ask(searcher, "pink dog", filter=Match("category", ("dog",)))
-    assert known.keys() - before.keys() == {("default", TIERS[1], "hnsw"), ("default", TIERS[0], "exact")}
+    deep, filtered = ("default", model, TIERS[1], "hnsw"), ("default", model, TIERS[0], "exact")
+    assert known.keys() - before.keys() == {deep, filtered}
 
 
 async def test_who_is_refused_hears_it_and_so_does_who_waits_for_the_same(searcher: Searcher, encoder: Watched):
@@ -481,13 +488,13 @@ async def test_who_is_refused_hears_it_and_so_does_who_waits_for_the_same(search
         await ask(searcher, "a cursed car", first=100)
 
 
-async def test_ready_takes_a_real_query(searcher: Searcher, encoder: Watched, tmp_path: Path):
+async def test_ready_takes_a_real_query(searcher: Searcher, encoder: Watched, encoders: LoadedEncoders, tmp_path: Path):
     """Through encoder and index, also when words are remembered; without an index it says what is missing."""
     await ask(searcher, "a picture")
     await searcher.ready()
     assert len(encoder.batches) > KNOWN
     missing = Settings(_env_file=None, index_path=tmp_path)
-    other = Searcher(searcher._encoder, IndexRegistry(missing), in_memory(0, 0), missing)
+    other = Searcher(IndexRegistry(missing, encoders), in_memory(0, 0), missing)
     with pytest.raises(IndexNotFound, match="sightline index"):
         await other.ready()
 

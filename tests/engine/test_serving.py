@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from engine.encoders.loaded import LoadedEncoders
 from engine.errors import BadUserInput, IndexCorrupt, IndexNotFound, IndexNotReady, IndexUnavailable
 from engine.generations import Generation, GenerationStore
 from engine.indexes.edge import EdgeIndex
 from engine.serving import IndexRegistry
 from engine.settings import Settings
-from tests.support.encoders import WordEncoder
+from tests.support.encoders import WordEncoder, loading
 
 ENCODER = WordEncoder(16)
 
@@ -42,9 +43,11 @@ def store(settings: Settings) -> GenerationStore:
 @pytest.fixture
 async def registry(settings: Settings) -> AsyncIterator[IndexRegistry]:
     """A registry that is closed at the end."""
-    registry = IndexRegistry(settings)
+    encoders = LoadedEncoders(settings, loading(ENCODER))
+    registry = IndexRegistry(settings, encoders)
     yield registry
     await registry.close()
+    await encoders.close()
 
 
 async def test_the_default_index_is_served_without_a_name(registry: IndexRegistry, generations: list[Generation]):

@@ -7,7 +7,6 @@ from itertools import islice
 
 import pytest
 
-from engine.embeddings import CachedEncoder
 from engine.search import _COUNTS_KEPT, Searcher
 from graphql_api.services import Services
 from indexing.bench.load import closed_loop
@@ -28,14 +27,14 @@ def _tasks() -> int:
 def _left(services: Services) -> dict[str, int]:
     """What requests hold while they run."""
     searcher = services.searcher
-    encoder = searcher._encoder
+    encoders = [place.encoder for place in services.encoders._places.values()]
     slots = services.registry._slots.values()
     return {
         "flights": len(searcher._flights),
         "searches": len(searcher._running),
         "places": searcher._admission.running,
         "openings": len(services.registry._opening),
-        "texts": len(encoder._in_flight),
+        "texts": sum(len(encoder._in_flight) for encoder in encoders if encoder is not None),
         "users": sum(slot.users for slot in slots),
         "asked of the index": sum(len(slot.serving.index._child._pending) for slot in slots),
     }
@@ -66,6 +65,5 @@ def _send(api: Api, requests: Iterator[Mixed], count: int) -> None:
 def _check_caches(services: Services, searcher: Searcher) -> None:
     assert 0.5 * LISTS < services.caches.lists.used_bytes <= LISTS
     assert 0.5 * EMBEDDINGS < services.caches.embeddings.used_bytes <= EMBEDDINGS
-    assert isinstance(searcher._texts, CachedEncoder)
     assert len(searcher._counts) <= _COUNTS_KEPT
     assert len(searcher._admission._alone_s) <= 12  # four depths by three strategies

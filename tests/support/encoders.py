@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+import threading
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from engine.ports import ModelInfo, Pixels, Vectors
+from engine.errors import ModelUnavailable
+from engine.ports import Encoder, ModelInfo, Pixels, Vectors
 from engine.preprocess import Preprocessing
+from engine.settings import Settings
 
 PALETTE = {
     "red": (220, 30, 30),
@@ -39,8 +43,10 @@ class WordEncoder:
     every machine. It holds no state that changes: any number of threads may call it.
     """
 
-    def __init__(self, dimension: int = 64, name: str = "words") -> None:
-        fingerprint = hashlib.sha256(f"{name} {dimension}".encode()).hexdigest()[:16]
+    def __init__(self, dimension: int = 64, name: str = "words", *, space: str = "") -> None:
+        """Encoders of another `space` agree in nothing, though their vectors look alike."""
+        self._space = space
+        fingerprint = hashlib.sha256(f"{name} {dimension}{space}".encode()).hexdigest()[:16]
         self._model = ModelInfo(
             name=name,
             pretrained="",
@@ -104,9 +110,57 @@ class WordEncoder:
 
     def _word(self, word: str) -> Vectors:
         """A random direction that only the word decides."""
-        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8])
+        seed = int.from_bytes(hashlib.sha256((self._space + word).encode()).digest()[:8])
         direction: Vectors = _unit(np.random.default_rng(seed).standard_normal((1, self._model.dimension)))[0]
         return direction
+
+
+def loading(*encoders: Encoder) -> Callable[[Settings], Encoder]:
+    """Stands for loading a model: the one of these that CLIP_MODEL names, else the first."""
+    named = {encoder.model.name: encoder for encoder in encoders}
+    return lambda settings: named.get(settings.clip_model, encoders[0])
+
+
+class Shelf:
+    """Models that can be loaded by name: a new encoder each time, in a space of its own, which nothing here keeps."""
+
+    def __init__(self, dimension: int = 16) -> None:
+        self.alive: weakref.WeakSet[WordEncoder] = weakref.WeakSet()
+        self.loads: list[str] = []
+        self.missing: set[str] = set()
+        self.faults: dict[str, Exception] = {}
+        self.most_at_once = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self._dimension = dimension
+        self._at_once = 0
+
+    def encoder(self, name: str) -> WordEncoder:
+        """What loading brings."""
+        return WordEncoder(self._dimension, name, space=name)
+
+    def names(self) -> list[str]:
+        """The models in memory."""
+        return sorted(encoder.model.name for encoder in self.alive)
+
+    def __call__(self, settings: Settings) -> Encoder:
+        """Loads CLIP_MODEL once the gate is open, unless it is missing or faulty."""
+        name = settings.clip_model
+        self.loads.append(name)
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            if not self.gate.wait(60):
+                raise TimeoutError("nobody opened the gate")
+            if name in self.missing:
+                raise ModelUnavailable(f"The weights of {name} are not here.")
+            if name in self.faults:
+                raise self.faults[name]
+        finally:
+            self._at_once -= 1
+        encoder = self.encoder(name)
+        self.alive.add(encoder)
+        return encoder
 
 
 def _unit(vectors: NDArray[np.floating[Any]]) -> Vectors:

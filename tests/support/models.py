@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import pytest
 import torch
 from open_clip.transform import PreprocessCfg
 from torch import nn
 
-from engine import compact
+from engine import compact, models
 from engine.models import LoadedModel, tokenizer_of
 from engine.ports import ModelInfo
+from engine.settings import Settings
 
 VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
@@ -73,3 +75,14 @@ def ship(weights: Path, kind: str, seed: int = 0) -> nn.Module:
     (folder / "config.json").write_text(json.dumps(config))
     compact.save_state(folder / "model.safetensors", model.state_dict(), range(TEXT["vocab_size"]))
     return model
+
+
+def shipped(folder: Path, monkeypatch: pytest.MonkeyPatch, *kinds: str) -> Settings:
+    """Settings of the first of these models, all of which are shipped now, with exports of their own and in fp32."""
+    for kind in kinds:
+        ship(folder / "weights", kind)
+    monkeypatch.setattr(models, "WEIGHTS", folder / "weights")
+    monkeypatch.setattr(models.load, "__defaults__", (folder / "weights",))
+    return Settings(
+        _env_file=None, clip_model=kinds[0], clip_exports=folder / "exports", clip_device="cpu", clip_precision="fp32"
+    )

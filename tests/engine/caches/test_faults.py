@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.batcher import AsyncEncoder
 from engine.breaker import FAILURES, LONGEST_REST_S, Breaker
 from engine.caches.choice import Caches, in_memory
 from engine.caches.memory import MemoryCache
 from engine.caches.redis import RedisCache
 from engine.caches.tiered import TieredCache
+from engine.encoders.loaded import LoadedEncoders
 from engine.generations import Generation
 from engine.indexes.exact import ExactIndex
 from engine.ports import Point, Vectors
@@ -30,7 +30,7 @@ from engine.serving import IndexRegistry, Serving
 from engine.settings import Settings
 from observability import metrics
 from tests.engine.conftest import id_of
-from tests.support.encoders import WordEncoder
+from tests.support.encoders import WordEncoder, loading
 from tests.support.fault_proxy import Change, Cut, Delay, Fault, FaultProxy, Hang, Refuse
 from tests.support.redis import RedisServer
 from tests.support.waiting import until
@@ -116,8 +116,9 @@ class Rig:
 class OneIndex(IndexRegistry):
     """A registry of one index in memory, with six pictures: what holds vectors is no matter here."""
 
-    def __init__(self, settings: Settings, encoder: WordEncoder) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: Settings, encoders: LoadedEncoders, encoder: WordEncoder) -> None:
+        super().__init__(settings, encoders)
+        self._claim = encoders.claim(encoder.model)
         self._index = ExactIndex(encoder.model.dimension)
         self._pictures = [
             Point(id_of(number), vector, {"metadata": {"caption": caption}})
@@ -130,7 +131,7 @@ class OneIndex(IndexRegistry):
         if self._pictures:
             await self._index.upsert(self._pictures)
             self._pictures = []
-        yield Serving(self._generation, self._index)
+        yield Serving(self._generation, self._index, self._claim)
 
 
 @pytest.fixture
@@ -148,16 +149,16 @@ async def rig(server: RedisServer) -> AsyncIterator[Rig]:
         settings = Settings(_env_file=None, redis_url=url, redis_timeout_ms=BUDGET_MS)
         breaker = Breaker(lambda: rig.now, lambda: 0.0)
         cache, encoder = RedisCache(settings, breaker), Watched()
-        batched, registry = AsyncEncoder(encoder, settings), OneIndex(settings, WordEncoder(48))
+        encoders = [LoadedEncoders(settings, loading(model)) for model in (encoder, WordEncoder(48))]
+        registry, plain = (OneIndex(settings, loaded, WordEncoder(48)) for loaded in encoders)
         caches = Caches(TieredCache(MemoryCache(0), cache), TieredCache(MemoryCache(0), cache))
-        searcher = Searcher(batched, registry, caches, settings)
-        plain = AsyncEncoder(WordEncoder(48), settings)
-        reference = Searcher(plain, registry, in_memory(0, 0), settings)
+        searcher = Searcher(registry, caches, settings)
+        reference = Searcher(plain, in_memory(0, 0), settings)
         rig = Rig(searcher, reference, cache, breaker, proxy, server, encoder)
         await rig.remembered("red car")
         yield rig
-        await batched.close()
-        await plain.close()
+        for loaded in encoders:
+            await loaded.close()
         await caches.close()
 
 

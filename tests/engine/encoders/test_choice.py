@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,13 @@ import pytest
 
 from engine import models
 from engine.encoders import choice
-from engine.encoders.choice import export_model, load_encoder
-from engine.encoders.exported import find, place_of
+from engine.encoders.choice import export_model, load_encoder, load_encoder_of
+from engine.encoders.exported import find, find_fingerprint, place_of
 from engine.errors import EncoderUnavailable, ModelUnavailable
 from engine.settings import Settings
-from tests.support.models import TEXTS, ship
+from tests.support.models import TEXTS, ship, shipped
+
+SHIPPED = models.WEIGHTS
 
 
 @pytest.fixture
@@ -119,3 +123,76 @@ def test_unknown_model(settings: Settings):
     with pytest.raises(ModelUnavailable, match="no model"):
         load_encoder(settings.model_copy(update={"clip_model": "no-such-model"}))
     assert not list((settings.clip_exports or Path()).glob("*"))
+
+
+# ---------------------------------------------------------------- the model of a generation
+
+
+def named(settings: Settings, name: str) -> Settings:
+    """The same with another CLIP_MODEL."""
+    return settings.model_copy(update={"clip_model": name})
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of the model "vit", where there is also "resnet"."""
+    return shipped(tmp_path, monkeypatch, "vit", "resnet")
+
+
+def test_a_generations_model_is_found_by_its_name(two: Settings):
+    """Whatever CLIP_MODEL is now."""
+    for name in ("vit", "resnet"):
+        expected = load_encoder(named(two, name))
+        encoder = load_encoder_of(expected.model, two, load_encoder)
+        assert encoder.model == expected.model
+        assert np.array_equal(encoder.encode_texts(TEXTS), expected.encode_texts(TEXTS))
+
+
+def test_a_generations_model_is_found_among_the_exports(two: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """By its fingerprint, in a folder of any name, though its weights were a file of another machine."""
+    file = tmp_path / "mine.safetensors"
+    shutil.copy(tmp_path / "weights" / "resnet" / "model.safetensors", file)
+    elsewhere = named(two, "resnet").model_copy(update={"clip_pretrained": str(file)})
+    model = export_model(elsewhere, tmp_path / "exports" / "copied").info
+    file.unlink()
+    assert model.pretrained == "mine.safetensors"
+    without_torch(monkeypatch)
+    assert load_encoder_of(model, two).model == model
+
+
+def test_a_generations_weights_are_found_in_the_folder_of_exports(two: Settings, tmp_path: Path):
+    """As a safetensors file of the name that the record has."""
+    file = two.clip_exports / "mine.safetensors" if two.clip_exports else Path()
+    elsewhere = named(two, "resnet").model_copy(update={"clip_pretrained": str(tmp_path / file.name)})
+    shutil.copy(tmp_path / "weights" / "resnet" / "model.safetensors", tmp_path / file.name)
+    model = models.load("resnet", elsewhere.clip_pretrained, "cpu").info
+    with pytest.raises(ModelUnavailable, match=f"There is no safetensors file {file}"):
+        load_encoder_of(model, two, load_encoder)
+    file.parent.mkdir(exist_ok=True)
+    (tmp_path / file.name).rename(file)
+    assert load_encoder_of(model, two, load_encoder).model == model
+
+
+def test_other_weights_of_the_same_name_are_not_even_loaded(two: Settings):
+    """What is exported says what it is; the error tells both apart and says what to do."""
+    load_encoder(two)
+    wanted = replace(models.load("vit", "", "cpu").info, fingerprint="f" * 16)
+    with pytest.raises(ModelUnavailable, match=r"vit \(24 .* fingerprint ffffffffffff\).*What is here.*vit") as caught:
+        load_encoder_of(wanted, two, lambda _settings: pytest.fail("loaded it"))
+    assert str(two.clip_exports) in str(caught.value)
+    assert "CLIP_MODEL=vit" in str(caught.value)
+
+
+def test_an_export_that_is_not_complete_yet_is_not_taken(two: Settings, tmp_path: Path):
+    """It is written in a hidden folder beside its place."""
+    model = export_model(named(two, "resnet"), tmp_path / "exports" / ".resnet-half").info
+    assert find_fingerprint(two, model.fingerprint) is None
+
+
+def test_a_process_that_serves_has_another_one_export(two: Settings, monkeypatch: pytest.MonkeyPatch):
+    """It loads what that one made; what that one says is wrong is said here."""
+    monkeypatch.setattr(choice, "export_model", lambda *_: pytest.fail("exported here"))
+    model = models.load("sightline-small", "", "cpu", SHIPPED).info
+    assert load_encoder_of(model, two).model == model
+    with pytest.raises(ModelUnavailable, match=r"could not be exported: There is no model 'no-such-model'"):
+        load_encoder_of(replace(model, name="no-such-model"), two)

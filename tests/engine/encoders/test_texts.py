@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,6 +74,20 @@ def test_saved_and_loaded(tmp_path: Path):
     _, ours = tokenizers()
     ours.save(tmp_path / "tokenizer.json")
     assert np.array_equal(ClipTokenizer.load(tmp_path / "tokenizer.json")(HARD), ours(HARD))
+
+
+def test_equal_tokenizers_in_use_are_one(tmp_path: Path):
+    """Of several models in memory at once; it is gone with the last of them."""
+    _, ours = tokenizers()
+    for name in ("a", "b"):
+        ours.save(tmp_path / name)
+    tokenizers("whitespace")[1].save(tmp_path / "other")
+    first = ClipTokenizer.load(tmp_path / "a")
+    assert ClipTokenizer.load(tmp_path / "b") is first
+    assert ClipTokenizer.load(tmp_path / "other") is not first
+    remains = weakref.ref(first)
+    del first
+    assert remains() is None
 
 
 def test_other_tokenizers_one_at_a_time():

@@ -6,23 +6,28 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from itertools import cycle
+from itertools import cycle, pairwise
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from engine import serving
-from engine.batcher import AsyncEncoder
 from engine.caches.choice import in_memory
+from engine.encoders import loaded
+from engine.encoders.loaded import Load as LoadModel
+from engine.encoders.loaded import LoadedEncoders
 from engine.errors import IndexCorrupt, IndexUnavailable, SightlineError
 from engine.generations import Generation, Generations, generations_of
-from engine.requests import SearchRequest
+from engine.ports import Encoder, VectorQuery
+from engine.requests import SearchRequest, Term
 from engine.search import Searcher, SearchResult
 from engine.serving import IndexRegistry
 from engine.settings import Settings
-from tests.engine.conftest import built
-from tests.support.encoders import PALETTE, WordEncoder
+from tests.engine.conftest import built, id_of
+from tests.support.encoders import PALETTE, Shelf, WordEncoder, loading
 from tests.support.qdrant import QdrantServer
+from tests.support.waiting import until
 
 ENCODER = WordEncoder(16)
 CAPTIONS = [f"{color} car" for color in PALETTE]
@@ -43,33 +48,38 @@ async def store(named: Settings) -> AsyncIterator[Generations]:
 
 
 @asynccontextmanager
-async def served(settings: Settings) -> AsyncIterator[IndexRegistry]:
+async def served(settings: Settings, load: LoadModel | None = None) -> AsyncIterator[IndexRegistry]:
     """A registry that is closed in the end."""
-    registry = IndexRegistry(settings)
+    encoders = LoadedEncoders(settings, load or loading(ENCODER))
+    registry = IndexRegistry(settings, encoders)
     try:
         yield registry
     finally:
         await registry.close()
+        await encoders.close()
 
 
 @asynccontextmanager
-async def searching(
-    registry: IndexRegistry, settings: Settings, model: WordEncoder = ENCODER
-) -> AsyncIterator[Searcher]:
+async def searching(registry: IndexRegistry, settings: Settings) -> AsyncIterator[Searcher]:
     """Searches on a registry that is watched, as a server has them."""
-    encoder = AsyncEncoder(model, settings)
     watch = asyncio.create_task(registry.watch())
     try:
-        yield Searcher(encoder, registry, in_memory(1 << 20, 1 << 20), settings)
+        yield Searcher(registry, in_memory(1 << 20, 1 << 20), settings)
     finally:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
-        await encoder.close()
 
 
-async def marked(store: Generations, number: int) -> Generation:
+async def marked(store: Generations, number: int, model: Encoder = ENCODER) -> Generation:
     """A ready generation whose every picture says its number, with more pictures the higher it is."""
-    return await built(store, [*CAPTIONS, *(f"green boat {n}" for n in range(number))], ENCODER, build=number)
+    return await built(store, [*CAPTIONS, *(f"green boat {n}" for n in range(number))], model, build=number)
+
+
+async def ask(searcher: Searcher, text: str) -> SearchResult:
+    """One search, which has to be answered."""
+    [answer] = await searcher.search_many([SearchRequest(query=text, first=5)])
+    assert isinstance(answer, SearchResult), answer
+    return answer
 
 
 class Load:
@@ -126,17 +136,23 @@ class Load:
         return ""
 
 
+@pytest.mark.parametrize("models", [["first"], ["first", "second"]], ids=["one model", "two models"])
 async def test_promotions_and_rollbacks_under_load_are_followed_without_a_wrong_answer(
-    named: Settings, store: Generations, monkeypatch: pytest.MonkeyPatch
+    named: Settings, store: Generations, monkeypatch: pytest.MonkeyPatch, models: list[str]
 ):
-    """20 of them, with six clients that never pause: every answer is complete and of one generation that served."""
+    """20 of them, with six clients that never pause: every answer is complete and of one generation that served.
+
+    Two models of one dimension agree in nothing, so a text that the wrong one encodes finds the wrong pictures. In the
+    end one model is left in memory.
+    """
     monkeypatch.setattr(serving, "_REFRESH_S", 0.02)
-    generations = [await marked(store, number) for number in range(3)]
+    shelf = Shelf()
+    generations = [await marked(store, n, shelf.encoder(models[n % len(models)])) for n in range(3)]
     await store.promote(generations[0].id)
-    async with served(named) as registry, searching(registry, named) as searcher:
+    async with served(named, shelf) as registry, searching(registry, named) as searcher:
         load = Load(searcher, {generation.id: number for number, generation in enumerate(generations)})
         load.promoted(generations[0].id)
-        clients = [asyncio.create_task(load.run()) for _ in range(6)]
+        clients, spoken = [asyncio.create_task(load.run()) for _ in range(6)], ["first"]
         try:
             history, others = [generations[0]], cycle([generations[1], generations[2], generations[0]])
             for step in range(20):
@@ -150,13 +166,17 @@ async def test_promotions_and_rollbacks_under_load_are_followed_without_a_wrong_
                     load.promoted(chosen.id)
                     await store.promote(chosen.id)
                 await load.until_followed()
+                spoken.append(history[0].model.name)
         finally:
             for client in clients:
                 client.cancel()
             ended = await asyncio.gather(*clients, return_exceptions=True)
-    assert [fault for fault in ended if not isinstance(fault, asyncio.CancelledError)] == []
+        assert [fault for fault in ended if not isinstance(fault, asyncio.CancelledError)] == []
+        await until(lambda: _is(spoken[-1:], shelf.names()))
     assert load.wrong == []
     assert load.answers > 200
+    assert set(shelf.loads) == set(models)
+    assert len(shelf.loads) <= 1 + sum(left != right for left, right in pairwise(spoken))
 
 
 async def test_a_search_keeps_the_generation_it_began_with(named: Settings, store: Generations):
@@ -176,33 +196,114 @@ async def test_a_search_keeps_the_generation_it_began_with(named: Settings, stor
             await before.index.count()
 
 
-async def test_a_generation_of_another_model_is_left_to_servers_that_speak_it(
+async def test_a_search_ends_with_the_model_that_it_began_with(named: Settings, store: Generations):
+    """Its generation and its encoder stay until it has left; then that encoder is gone from memory."""
+    shelf = Shelf()
+    first, second = [await marked(store, n, shelf.encoder(name)) for n, name in enumerate(["first", "second"])]
+    await store.promote(first.id)
+    async with served(named, shelf) as registry:
+        searcher = Searcher(registry, in_memory(0, 0), named)
+        await ask(searcher, "red car")
+        async with registry.acquire() as before:
+            await store.promote(second.id)
+            await until(lambda: _follows(registry, second))
+            assert shelf.names() == ["first", "second"]
+            vector = (await (await before.claim.encoder()).encode_texts(["blue car"]))[0]
+            [[hit]] = await before.index.search([VectorQuery(vector, limit=1)])
+            assert (hit.payload["caption"], hit.payload["build"]) == ("blue car", 0)
+            assert (await ask(searcher, "blue car")).generation == second.id
+        await until(lambda: _is(["second"], shelf.names()))
+
+
+async def test_a_generation_whose_model_can_not_be_loaded_does_not_serve_until_it_can(
     named: Settings, store: Generations, monkeypatch: pytest.MonkeyPatch
 ):
-    """Who has the old model goes on with the old generation; who is started with the new one gets the new one."""
-    monkeypatch.setattr(serving, "_REFRESH_S", 0.02)
-    old = await marked(store, 0)
-    await store.promote(old.id)
-    other = WordEncoder(24, name="other words")
-    new = await built(store, CAPTIONS, other, build=1)
-    async with served(named) as registry, searching(registry, named) as searcher:
-        [before] = await searcher.search_many([SearchRequest(query="red car", first=1)])
-        await store.promote(new.id)
+    """The one before it goes on; the reason is there to be seen, is logged once, and goes away with what caused it."""
+    shelf = Shelf()
+    shelf.missing = {"second"}
+    first, second = [await marked(store, n, shelf.encoder(name)) for n, name in enumerate(["first", "second"])]
+    await store.promote(first.id)
+    with capture_logs() as logs:
+        async with served(named, shelf) as registry:
+            searcher = Searcher(registry, in_memory(0, 0), named)
+            await ask(searcher, "red car")
+            await store.promote(second.id)
+            await until(lambda: _problems(registry))
+            for _ in range(3):
+                await registry.refresh()
+                assert (await ask(searcher, "blue car")).generation == first.id
+            assert shelf.loads.count("second") == 1
+            [problem] = registry.problems
+            assert first.id in problem
+            assert "weights of second are not here" in problem
+            monkeypatch.setattr(loaded, "_RETRY_S", 0)
+            await until(lambda: _tried(registry, shelf, 3))
+            shelf.missing.clear()
+            await until(lambda: _follows(registry, second))
+            assert (await ask(searcher, "blue car")).generation == second.id
+            assert registry.problems == []
+    errors = [entry["event"] for entry in logs if entry["log_level"] == "error"]
+    assert errors == ["a model can't be loaded", "generation not opened, the one before it goes on serving"]
+
+
+async def test_a_rollback_while_the_new_model_loads_forgets_it(named: Settings, store: Generations):
+    """What serves is never left, the model that nobody wants any more is let go, and nothing is reported."""
+    shelf = Shelf()
+    first, second = [await marked(store, n, shelf.encoder(name)) for n, name in enumerate(["first", "second"])]
+    await store.promote(first.id)
+    async with served(named, shelf) as registry:
+        searcher = Searcher(registry, in_memory(0, 0), named)
+        await ask(searcher, "red car")
+        shelf.gate.clear()
+        await store.promote(second.id)
         await registry.refresh()
-        for text in CAPTIONS:
-            [answer] = await searcher.search_many([SearchRequest(query=text, first=1)])
+        await until(lambda: _is(["first", "second"], shelf.loads))
+        assert (await ask(searcher, "blue car")).generation == first.id
+        await store.rollback()
+        await registry.refresh()
+        shelf.gate.set()
+        await until(lambda: _is(["first"], [model.info.name for model in registry._encoders.models]))
+        await until(lambda: _is(["first"], shelf.names()))
+        assert (await ask(searcher, "pink car")).generation == first.id
+        assert registry.problems == []
+
+
+async def test_an_index_that_nobody_searches_in_words_loads_no_model(named: Settings, store: Generations):
+    """Neither when it is opened nor when it follows a promotion; pictures and vectors are found all the same."""
+    shelf = Shelf()
+    first, second = [await marked(store, n, shelf.encoder(name)) for n, name in enumerate(["first", "second"])]
+    await store.promote(first.id)
+    async with served(named, shelf) as registry:
+        searcher = Searcher(registry, in_memory(0, 0), named)
+        for generation in (first, second):
+            await store.promote(generation.id)
+            await registry.refresh()
+            term = Term(image_id=id_of(0))
+            [answer] = await searcher.search_many([SearchRequest(terms=(term,), first=1)])
             assert isinstance(answer, SearchResult)
-            assert isinstance(before, SearchResult)
-            assert answer.generation == before.generation == old.id
-    async with served(named) as registry, searching(registry, named, other) as searcher:
-        [answer] = await searcher.search_many([SearchRequest(query="red car", first=1)])
-        assert isinstance(answer, SearchResult)
-        assert answer.generation == new.id
-        await store.promote(old.id)
-        await registry.refresh()
-        [answer] = await searcher.search_many([SearchRequest(query="blue car", first=1)])
-        assert isinstance(answer, SearchResult)
-        assert answer.generation == new.id
+            assert answer.generation == generation.id
+            assert (await searcher.image(None, id_of(1))).payload["build"] == generation.points - len(CAPTIONS)
+        assert shelf.loads == []
+
+
+async def _is(expected: list[str], found: list[str]) -> bool:
+    return expected == found
+
+
+async def _follows(registry: IndexRegistry, generation: Generation) -> bool:
+    await registry.refresh()
+    serving = registry.peek()
+    return serving is not None and serving.generation == generation
+
+
+async def _problems(registry: IndexRegistry) -> bool:
+    await registry.refresh()
+    return bool(registry.problems)
+
+
+async def _tried(registry: IndexRegistry, shelf: Shelf, times: int) -> bool:
+    await registry.refresh()
+    return shelf.loads.count("second") >= times
 
 
 async def test_an_old_generation_is_closed_though_its_last_user_gives_up(
