@@ -57,7 +57,7 @@ def shelf() -> Shelf:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings of a server that starts with the model "first"."""
-    return Settings(_env_file=None, index_path=tmp_path / "data", clip_model="first")
+    return Settings(_env_file=None, index_path=tmp_path / "data", clip_model="first", search_timeout_s=30)
 
 
 def promoted(settings: Settings, encoder: Encoder, index: str = "default") -> Generation:
@@ -167,7 +167,7 @@ def test_a_promoted_model_that_is_not_here_is_reported_until_it_is(
 
 def test_real_models_are_changed_under_load_without_a_wrong_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Compiled for the processor, six times to and fro, while four clients search; one is in memory in the end."""
-    settings = shipped(tmp_path, monkeypatch, "vit", "resnet").model_copy(update={"index_path": tmp_path / "data"})
+    settings = shipped(tmp_path, monkeypatch, "vit", "resnet").model_copy(update={"index_path": tmp_path / "data", "search_timeout_s": 30})
     generations = {}
     for name in ("resnet", "vit"):
         named = settings.model_copy(update={"clip_model": name})
