@@ -19,7 +19,7 @@ export PYTEST_DEBUG_TEMPROOT := $(shell [ "$$(df --output=avail -k /dev/shm 2>/d
 FAST := "not programs and not quality and not bench"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix lock graphiql figures clean
+.PHONY: help demo test chaos check fix lock graphiql figures clean
 .SHELLFLAGS := -eu -c
 
 help: ## Show this list
@@ -33,6 +33,9 @@ demo: $(APP) graphiql ## Draw pictures, index them and serve the search page; Ct
 
 test: check $(VENV)/.programs-installed graphiql ## Everything that must pass, on a fresh machine
 	$(BIN)/python -m pytest -m "programs or quality or bench"
+
+chaos: $(DEV) $(VENV)/.programs-installed ## Kill all that can die, 200 times, and report; CHAOS_SEED=N repeats a story
+	$(BIN)/python -m tests.chaos --kills $(or $(CHAOS_KILLS),200) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 
 check: $(DEV) ## Lint, types, import directions and the fast tests
 	$(BIN)/ruff check
