@@ -77,6 +77,7 @@ class Story:
             self.report.verdict = "as if nothing had happened"
         except BaseException as error:
             self.report.verdict = f"failed: {error!r}"[:2000]
+            error.add_note(f"The last kills: {self.report.kills[-3:]}")
             error.add_note(f"To repeat: make chaos CHAOS_SEED={self.seed} CHAOS_KILLS={self.wanted}")
             raise
         finally:
