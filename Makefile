@@ -15,11 +15,11 @@ FIGURES_SEED  := 2026
 export PYTEST_DEBUG_TEMPROOT := $(shell [ "$$(df --output=avail -k /dev/shm 2>/dev/null | tail -1)" -gt 6000000 ] 2>/dev/null && echo /dev/shm)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check fix lock graphiql figures clean
+.PHONY: help demo test chaos check fix lock graphiql cluster cluster-down figures clean
 .SHELLFLAGS := -eu -c
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(APP) graphiql ## Draw pictures, index them and serve the search page; Ctrl-C stops it
 	@if [ "$(DEMO_PICTURES)" = data/demo-pictures ]; then \
@@ -28,6 +28,7 @@ demo: $(APP) graphiql ## Draw pictures, index them and serve the search page; Ct
 	@exec $(BIN)/sightline serve
 
 test: check $(VENV)/.programs-installed graphiql ## Everything that must pass, on a fresh machine
+	$(BIN)/python -m tests.e2e.cluster build
 	$(BIN)/python -m pytest -m "programs or quality or bench"
 
 chaos: $(DEV) $(VENV)/.programs-installed ## Kill all that can die, 200 times, and report; CHAOS_SEED=N repeats a story
@@ -58,6 +59,12 @@ graphiql: ## Build GraphiQL's assets, so that /graphql works offline
 	 elif [ ! -f graphql_api/graphiql_assets/graphiql.js ]; then \
 	   echo "No npm here: GraphiQL at /graphql will load from the web."; fi
 
+cluster: $(DEV) $(VENV)/.programs-installed ## A real Kubernetes to try things on; Ctrl-C or cluster-down ends it
+	@exec $(BIN)/python -m tests.e2e.cluster up
+
+cluster-down: $(DEV) ## Take down what `make cluster` brought up
+	@$(BIN)/python -m tests.e2e.cluster down
+
 figures: $(APP) ## Measure the shipped model as the README reports it
 	$(BIN)/sightline evaluate --scenes --seed $(FIGURES_SEED) --count 2000 --json
 
@@ -80,7 +87,7 @@ $(DEV): $(APP) requirements-dev.lock
 	$(UV) pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements-dev.lock
 	@touch $@
 
-# Programs that only the tests need: a browser, Node.js for the audits of GraphQL over HTTP.
+# Programs that only the tests need: a browser, databases, what a Kubernetes node consists of.
 $(VENV)/.programs-installed: tools/install-test-programs
 	tools/install-test-programs
 	@touch $@
