@@ -10,6 +10,8 @@
      ├─ Overloaded              too much work at once; carries `retry_after_ms`
      ├─ EncoderUnavailable      the encoder died or does not answer
      ├─ IndexUnavailable        the vector index does not answer
+     ├─ ClusterUnavailable      the Kubernetes API does not answer
+     ├─ ClusterRefused          the Kubernetes API refused a request; carries its `status`
      ├─ LedgerUnavailable       the database of the catalogue and ledger can't be used
      ├─ ModelUnavailable        a model's weights are not here and can't be fetched
      ├─ IndexCorrupt            what lies on disk is not what the manifest says
@@ -87,6 +89,23 @@ class IndexUnavailable(SightlineError):
     """The vector index does not answer."""
 
     code = "INDEX_UNAVAILABLE"
+
+
+class ClusterUnavailable(SightlineError):
+    """The Kubernetes API does not answer, or is too busy."""
+
+    code = "CLUSTER_UNAVAILABLE"
+
+
+class ClusterRefused(SightlineError):
+    """The Kubernetes API refused a request: not allowed, not valid, in conflict, or of a kind that it doesn't know."""
+
+    code = "CLUSTER_REFUSED"
+
+    def __init__(self, message: str, status: int) -> None:
+        """`status` is the HTTP status: 403, 404, 409, 422."""
+        super().__init__(message)
+        self.status = status
 
 
 class LedgerUnavailable(SightlineError):
