@@ -130,7 +130,15 @@ class Draft:
 
     def show(self, job: Job) -> None:
         """Shows the state of an indexing Job."""
-        self.job = JobStatus(name=job.name, completed_indexes=job.completed, failed_indexes=job.failed)
+        restarts = self.job.restarts if self.job else 0
+        self.job = JobStatus(
+            name=job.name, completed_indexes=job.completed, failed_indexes=job.failed, restarts=restarts
+        )
+
+    def words(self, job: Job) -> str:
+        """Why a Job failed, for people: its own reason and the last words of its pod."""
+        said = " ".join(self.seen.last_words.get(job.name, "").split())
+        return f"{job.message} {said}".strip()
 
     def tuned(self, generation: str, ef: int, recall: float) -> None:
         """Remembers what was measured."""

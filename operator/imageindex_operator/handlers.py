@@ -33,6 +33,7 @@ from imageindex_operator.stores import EngineStores
 log = structlog.get_logger(__name__)
 
 _LIST_S: Final = 30.0
+_WATCHED: Final = frozenset((KINDS[kind].api_version, KINDS[kind].plural) for kind in CHILDREN)
 
 
 class Operator:
@@ -199,8 +200,13 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=GROUP)
     settings.watching.connect_timeout = 10
     settings.watching.server_timeout = 300
+    settings.watching.label_selectors[_is_child] = OWNER  # the API server leaves out what is not ours
     settings.process.ultimate_exiting_timeout = 20
     return settings
+
+
+def _is_child(resource: kopf.Resource) -> bool:
+    return (f"{resource.group}/{resource.version}".lstrip("/"), resource.plural) in _WATCHED
 
 
 def _key(name: str) -> tuple[str, str]:

@@ -125,7 +125,8 @@ class Observed:
     """One look. `stored` is None when Qdrant did not answer, and `away` says why.
 
     `missing` names what the spec refers to and is not there, `owner` the ImageIndex that owns the alias instead of
-    this one. `children` are the bodies as they are, `tuned` what a tuning Job left as its termination message.
+    this one. `children` are the bodies as they are, `last_words` the termination messages of ended Jobs' pods: what a
+    tuning Job measured, or the last lines of one that failed.
     """
 
     now: datetime
@@ -136,7 +137,7 @@ class Observed:
     owner: str | None = None
     progress: Progress | None = None
     traffic: Traffic | None = None
-    tuned: Mapping[str, str] = field(default_factory=dict)
+    last_words: Mapping[str, str] = field(default_factory=dict)
 
     def jobs(self) -> list[Job]:
         """The Jobs of rollouts; those of a schedule only keep time."""
@@ -162,10 +163,10 @@ class Observed:
         return [body for (found, _), body in sorted(self.children.items()) if found == kind]
 
 
-def tuned_by(message: str) -> tuple[int, float, bool] | None:
-    """`ef`, recall and whether that holds what was wanted, as a tuning Job wrote it; None for anything else."""
+def tuned_by(message: str) -> tuple[int, float] | None:
+    """`ef` and the recall that it has, as a tuning Job wrote them; None for anything else."""
     try:
         told = orjson.loads(message)
-        return int(told["ef"]), float(told["recall"]), bool(told["holds"])
+        return int(told["ef"]), float(told["recall"])
     except (ValueError, KeyError, TypeError):
         return None

@@ -22,7 +22,7 @@ from imageindex_operator.conditions import Conditions, moment_of
 from imageindex_operator.config import Config
 from imageindex_operator.drift import agrees
 from imageindex_operator.events import Recorder
-from imageindex_operator.names import API_VERSION, FINALIZER, KIND, OWNER, PURPOSE, REPLICAS_MANAGER, generation_of
+from imageindex_operator.names import API_VERSION, FINALIZER, KIND, OWNER, REPLICAS_MANAGER, generation_of
 from imageindex_operator.observed import Body, Job, Key, Observed, Stored
 from imageindex_operator.plan import Plan, decide
 from imageindex_operator.resource import ImageIndex, Status
@@ -45,6 +45,7 @@ CHILDREN: Final = (
 """Kinds that are always looked at; KEDA's ScaledObject only where the resource or an earlier one asked for it."""
 
 _CHANGED_S: Final = 0.2
+_TUNED: Final = ("tune", "complete")
 _FORBIDDEN: Final = 403
 _CONFLICT: Final = 409
 
@@ -114,7 +115,8 @@ class Reconciler:
     async def _observe(self, resource: ImageIndex, body: Body) -> Observed:
         now = self._now()
         owner = self._aliases.owner(body)
-        children, (stored, away) = await asyncio.gather(self._children(resource), self._look(resource))
+        children = await self._children(resource)
+        stored, away = await self._look(resource)  # after the Jobs: what an ended one left must be seen
         status = resource.status
         pending = generation_of(resource.index, status.pending_collection)
         beginning = pending is not None or status.active_collection is None or status.spec_hash != resource.spec_hash
@@ -131,7 +133,7 @@ class Reconciler:
             owner=owner,
             progress=progress,
             traffic=await self._searches(resource) if watched else None,
-            tuned=await self._tuned(resource, children) if pending else {},
+            last_words=await self._last_words(resource, children, pending) if pending else {},
         )
 
     async def _children(self, resource: ImageIndex) -> Mapping[Key, Body]:
@@ -176,14 +178,14 @@ class Reconciler:
         pods = await self._api.list("Pod", resource.namespace, labels)
         return await self._traffic.look(resource.uid, str(resource.status.last_promotion_time), pods)
 
-    async def _tuned(self, resource: ImageIndex, children: Mapping[Key, Body]) -> Mapping[str, str]:
-        """What tuning Jobs that are done wrote as their pods' termination messages."""
+    async def _last_words(self, resource: ImageIndex, children: Mapping[Key, Body], pending: str) -> Mapping[str, str]:
+        """What the Jobs of the pending generation that failed, or that tuned, left as their pods' messages."""
         told: dict[str, str] = {}
         jobs = [Job.of(body) for (kind, _), body in children.items() if kind == "Job"]
         for job in jobs:
-            if job.purpose != "tune" or job.state == "running":
+            if job.generation != pending or not (job.state == "failed" or (job.purpose, job.state) == _TUNED):
                 continue
-            pods = await self._api.list("Pod", resource.namespace, {"job-name": job.name, PURPOSE: "tune"})
+            pods = await self._api.list("Pod", resource.namespace, {"job-name": job.name})
             messages = [_termination_message(pod) for pod in pods]
             told[job.name] = next((message for message in messages if message), "")
         return told

@@ -173,11 +173,12 @@ class Condition(_Part):
 
 
 class JobStatus(_Part):
-    """The indexing Job. Indexes are written as Kubernetes does, `0,2-4`."""
+    """The indexing Job. Indexes are written as Kubernetes does, `0,2-4`; `restarts` is how often it was begun anew."""
 
     name: str
     completed_indexes: str = ""
     failed_indexes: str = ""
+    restarts: int = 0
 
 
 class Revision(_Part):

@@ -25,6 +25,13 @@ MIN_SEARCHES: Final = 20
 MOST_FAILED: Final = 0.05
 """The share of searches that may fail in that time, of at least so many, before the operator goes back."""
 
+WAITS: Final = "it was built not to be promoted"
+"""What the record of a generation says that `generations finish --no-promote` found fit: it waits for the operator."""
+
+POISONED: Final = "PodFailurePolicy"
+"""The reason of a Job that an exit code of `jobs.EXIT_DATA` ended."""
+
+_MOST_RESTARTS: Final = 3
 _LOOK_S: Final = 10.0
 _PROGRESS_S: Final = 15.0
 _LASTING: Final = frozenset({"MovedByHand", "RolledBack"})  # a schedule does not overrule these
@@ -91,8 +98,9 @@ def tidy(draft: Draft, stored: Stored) -> None:
     if draft.within(draft.promoted_at, draft.resource.spec.rollout.scale_down_delay_seconds):
         return
     ready = [one for one in stored.generations if one.state == "ready"]
-    keep = 1 + draft.resource.spec.rollout.revision_history_limit + (1 if draft.is_ready(draft.pending) else 0)
-    if len(ready) > keep and stored.current == draft.target:
+    keep = 1 + draft.resource.spec.rollout.revision_history_limit
+    # What never served would go first, and a pending generation never did.
+    if len(ready) > keep and draft.pending is None and stored.current == draft.target:
         draft.actions.append(Prune(keep))
         draft.again_in(60)
 
@@ -240,15 +248,26 @@ def _build(draft: Draft, pending: str, jobs: list[Job]) -> None:
         return
     if built.state == "failed":
         shards = f"shards {built.failed} failed" if built.failed else "the indexing Job failed"
-        draft.reject("ShardsFailed", f"Job {built.name}: {shards} ({built.message}). The others are kept.")
+        draft.reject("ShardsFailed", f"Job {built.name}: {shards}. The others are kept. {draft.words(built)}")
         return
     if (searches := canaries(draft.resource)) is not None:
         draft.actions.append(Apply(searches))
     finished = _run(draft, finish_job(draft.resource, pending, draft.config), jobs)
     if finished is not None and finished.state == "failed":
-        draft.reject("FinishFailed", f"Job {finished.name} failed ({finished.message}). Its pod's log says why.")
+        _restart(draft, finished, jobs)
     elif finished is not None and finished.state == "complete":
         draft.again_in(2)  # Qdrant will show it as ready in a moment
+
+
+def _restart(draft: Draft, finished: Job, jobs: list[Job]) -> None:
+    """Has the shards looked at again, a few times, when finishing found some that are not all there."""
+    restarts = draft.job.restarts if draft.job else 0
+    if POISONED in finished.message or restarts >= _MOST_RESTARTS or draft.job is None:
+        draft.reject("FinishFailed", f"Job {finished.name} failed. {draft.words(finished)}")
+        return
+    draft.job = draft.job.model_copy(update={"restarts": restarts + 1})
+    draft.note("IndexingAgain", f"Job {finished.name} failed. {draft.words(finished)}", warning=True)
+    draft.actions += [Delete("Job", job.name) for job in jobs if not job.deleting]
 
 
 def _run(draft: Draft, manifest: Manifest, jobs: list[Job]) -> Job | None:
@@ -269,7 +288,7 @@ def _judge(draft: Draft, found: Generation, jobs: list[Job]) -> bool:
     rollout, pending = draft.resource.spec.rollout, found.id
     if draft.pin == pending or any(one.generation == pending for one in draft.revisions):
         return True  # somebody wants it, or it has served
-    if found.held:
+    if found.held and found.held != WAITS:
         draft.reject("VerificationFailed", f"Generation {pending} is not fit to serve: {found.held}.")
         return False
     progress, ratio = draft.seen.progress, rollout.verification.min_point_ratio
@@ -289,29 +308,30 @@ def _tuned(draft: Draft, pending: str, jobs: list[Job]) -> bool:
     job = _run(draft, tune_job(draft.resource, pending, draft.config), jobs)
     if job is None or job.state == "running":
         return False
-    told = tuned_by(draft.seen.tuned.get(job.name, ""))
-    if job.state == "failed" or told is None:
-        draft.reject("TuningFailed", f"Job {job.name} measured nothing ({job.message}). Its pod's log says why.")
-        return False
-    ef, recall, holds = told
-    if not holds:
-        wanted = draft.resource.spec.rollout.verification.min_recall
-        draft.reject("RecallTooLow", f"Generation {pending} reaches recall {recall:.3f} at ef {ef}, not {wanted:g}.")
-        return False
-    draft.tuned(pending, ef, recall)
-    return True
+    told = tuned_by(draft.seen.last_words.get(job.name, ""))
+    if job.state == "complete" and told is not None:
+        draft.tuned(pending, *told)
+        return True
+    reason = "RecallTooLow" if POISONED in job.message else "TuningFailed"
+    draft.reject(reason, f"Job {job.name} found no ef. {draft.words(job)}")
+    return False
 
 
 # ---------------------------------------------------------------- around it
 
 
 def _keep_time(draft: Draft) -> None:
-    """The CronJob of a schedule, there exactly while there is one."""
+    """The CronJob of a schedule, there exactly while there is one, and no searches that nobody asks any more."""
     clock = schedule(draft.resource, draft.config)
     if clock is not None:
         draft.actions.append(Apply(clock))
     elif ("CronJob", name := f"{draft.resource.name}-schedule") in draft.seen.children:
         draft.actions.append(Delete("CronJob", name))
+    searches = canaries(draft.resource)
+    used = searches["metadata"]["name"] if searches else None
+    if draft.pending is None:
+        there = [name for kind, name in draft.seen.children if kind == "ConfigMap" and name != used]
+        draft.actions += [Delete("ConfigMap", name) for name in there]
 
 
 def _sweep(draft: Draft, stored: Stored) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from imageindex_operator.names import KIND
 from imageindex_operator.observed import Progress, Traffic
+from imageindex_operator.rollout import WAITS
 
 from tests.operator.world import BEGAN, World
 
@@ -112,6 +115,12 @@ async def test_a_held_generation_is_never_promoted(serving: World):
     assert "0.812" in serving.notes[-1].message
 
 
+def test_what_finishing_says_of_a_generation_that_waits_is_what_the_operator_reads():
+    """Two packages that may not import each other agree on a sentence."""
+    modules = (Path(__file__).parents[2] / "indexing").glob("*.py")
+    assert any(f'"{WAITS}"' in module.read_text() for module in modules)
+
+
 async def test_a_failed_shard_stops_the_rollout_and_is_named():
     """The others finish; nothing is promoted; nothing is tried again by itself."""
     world = World(indexing={"shards": 4})
@@ -153,6 +162,26 @@ async def test_retrying_what_verification_held_back_builds_another_generation(se
     assert serving.condition("Promoted") == ("True", "Serving")
     assert f"sightline-shop-{serving.qdrant.current}" != held
     assert held[-27:] not in serving.qdrant.generations
+
+
+async def test_shards_are_looked_at_again_when_finishing_finds_some_missing():
+    """Their Job is made anew; those that are whole are done at once."""
+    world = World()
+    world.unfinished = ["BackoffLimitExceeded"] * 2
+    await world.settle()
+    assert world.told() == ["RolloutBegun", "IndexingAgain", "IndexingAgain", "Promoted"]
+    assert len(world.qdrant.generations) == 1
+
+
+@pytest.mark.parametrize("reasons", [["PodFailurePolicy"], ["BackoffLimitExceeded"] * 4])
+async def test_finishing_that_goes_on_failing_or_can_not_work_stops_the_rollout(reasons: list[str]):
+    """After three more attempts, or at once where the data is at fault."""
+    world = World()
+    world.unfinished = list(reasons)
+    await world.settle()
+    assert world.qdrant.flips == []
+    assert world.unfinished == []
+    assert world.condition("Indexed") == ("False", "FinishFailed")
 
 
 async def test_too_many_skipped_images_stop_the_promotion():
@@ -424,14 +453,15 @@ async def test_with_a_wanted_recall_ef_is_measured_and_set():
 
 @pytest.mark.parametrize(
     ("told", "reason"),
-    [('{"ef": 512, "recall": 0.81, "holds": false}', "RecallTooLow"), ("Killed", "TuningFailed")],
+    [("has recall@10 0.81, less than 0.95", "RecallTooLow"), ("Killed", "TuningFailed")],
 )
 async def test_a_recall_that_no_ef_holds_stops_the_promotion(told: str, reason: str):
-    """And so does a measurement that says nothing."""
+    """And so does a measurement that says nothing; its last words are told."""
     world = World(rollout={"verification": {"minRecall": 0.95}})
     world.tuned = told
     await world.settle()
     assert world.qdrant.flips == []
+    assert told in world.notes[-1].message
     assert world.condition("Promoted") == ("False", reason)
 
 
@@ -453,6 +483,25 @@ async def test_a_schedule_builds_a_generation_when_it_fires(serving: World):
     serving.set_spec(indexing={})
     await serving.settle()
     assert serving.cluster.names("CronJob") == []
+
+
+async def test_searches_that_a_generation_must_answer_are_mounted_and_go_when_they_change():
+    """A ConfigMap named by its contents, immutable, so that a running check never sees other ones."""
+
+    def rollout(query: str) -> dict[str, object]:
+        return {"verification": {"canaryQueries": [{"query": query, "expect": ["a.jpg"]}]}}
+
+    world = World(rollout=rollout("a red car"))
+    await world.settle()
+    (first,) = world.cluster.names("ConfigMap")
+    world.set_spec(rollout=rollout("a blue car"), source={"s3": {"url": "s3://pictures/2027"}})
+    await world.settle()
+    (second,) = world.cluster.names("ConfigMap")
+    assert second != first
+    assert world.cluster.objects["ConfigMap", "web", second]["immutable"] is True
+    world.set_spec(rollout={})
+    await world.settle()
+    assert world.cluster.names("ConfigMap") == []
 
 
 async def test_history_is_kept_as_long_as_asked(serving: World):

@@ -20,6 +20,7 @@ from imageindex_operator.names import API_VERSION, GENERATION, KIND, MANAGER, PU
 from imageindex_operator.observed import Progress, Stored
 from imageindex_operator.reconcile import Reconciler
 from imageindex_operator.resource import ImageIndex
+from imageindex_operator.rollout import WAITS
 
 from engine.errors import ClusterRefused, IndexNotFound, IndexNotReady, IndexUnavailable
 from engine.generations import Generation
@@ -266,7 +267,7 @@ class Qdrant:
     async def prune(self, index: str, keep: int) -> list[str]:  # noqa: ARG002
         self._up()
         ready = [one for one in sorted(self.generations, reverse=True) if self.generations[one].state == "ready"]
-        ready.sort(key=lambda one: (one != self.current, self.generations[one].held is not None))
+        ready.sort(key=lambda one: (one != self.current, one not in self.flips))
         gone = ready[keep:]
         if gone:
             self._cluster.step()
@@ -300,7 +301,8 @@ class World:
         self.held: dict[str, str] = {}
         self.broken: set[str] = set()
         self.dimension = 512
-        self.tuned = '{"ef": 64, "recall": 0.97, "holds": true}'
+        self.tuned = '{"generation": "x", "ef": 64, "recall": 0.97, "measured": {"64": 0.97}}'
+        self.unfinished: list[str] = []
         self.leading = True
         self.aliases = Aliases()
         self.cluster.put(image_index(**spec))
@@ -405,14 +407,18 @@ class World:
             status["failedIndexes"] = ",".join(map(str, failed))
             status["completedIndexes"] = f"0-{body['spec']['completions'] - 1}"
             status["conditions"] = [_ended("Failed" if failed else "Complete", "FailedIndexes" if failed else "")]
+        elif purpose == "finish" and self.unfinished:
+            status["conditions"] = [_ended("Failed", self.unfinished.pop())]
         elif purpose == "finish":
             old = self.qdrant.generations[id_]
             self.qdrant.generations[id_] = Generation(
-                id_, "shop", old.path, "ready", old.model, "", 100, self.held.get(old.model.name)
+                id_, "shop", old.path, "ready", old.model, "", 100, self.held.get(old.model.name, WAITS)
             )
             status["conditions"] = [_ended("Complete")]
         else:
-            status["conditions"] = [_ended("Complete")]
+            good = self.tuned.startswith("{")
+            reason = "PodFailurePolicy" if "recall" in self.tuned else "BackoffLimitExceeded"
+            status["conditions"] = [_ended("Complete") if good else _ended("Failed", reason)]
             labels = {"job-name": name, PURPOSE: "tune"}
             state = {"terminated": {"message": self.tuned}}
             pod = {"metadata": {"name": f"{name}-x", "namespace": "web", "labels": labels}, "kind": "Pod"}

@@ -20,7 +20,7 @@ EXIT_DATA: Final = 65
 """A worker's exit code for data that is at fault: the same again would come of trying again."""
 
 EXIT_AWAY: Final = 75
-"""A worker's exit code for a store that is away: no fault of the shard, so it does not count."""
+"""A worker's exit code for what is away or busy: no fault of the shard, so it does not count."""
 
 _CANARIES: Final = "/etc/sightline/canaries.json"
 _RESULT: Final = "/dev/termination-log"
@@ -61,12 +61,13 @@ def finish_job(resource: ImageIndex, generation: str, config: Config) -> Manifes
     """The Job that checks a generation's coverage, optimizes and verifies it, and leaves it ready, not promoted."""
     verification = resource.spec.rollout.verification
     command = ["sightline", "generations", "finish", generation, "--index", resource.index, "--no-promote"]
-    environment: dict[str, str] = {}
+    environment = {"INDEX_KEEP_GENERATIONS": "1000"}  # what goes, and when, is the operator's to say
     if verification.min_recall is not None:  # what the search's ef can't mend is tuned afterwards
         environment["INDEX_MIN_RECALL"] = "0"
     if verification.canary_queries:
         environment["INDEX_CANARIES"] = _CANARIES
-    spec: Manifest = {"backoffLimit": 3, "podFailurePolicy": _failures("FailJob")}
+    # 75 counts here: it may also mean that a shard has to be done again, which more attempts at finishing never do.
+    spec: Manifest = {"backoffLimit": 5, "podFailurePolicy": _failures("FailJob", ignored=False)}
     return _job(resource, generation, config, "finish", spec, command, environment)
 
 
@@ -177,6 +178,7 @@ def _job(
         secrets=[source.secret_name] if source.secret_name and purpose == "index" else [],
         volumes=volumes,
         mounts=mounts,
+        container={"terminationMessagePolicy": "FallbackToLogsOnError"},
     )
     pod_spec["restartPolicy"] = "Never"
     own = {PURPOSE: purpose, GENERATION: generation}
@@ -193,21 +195,15 @@ def _job(
     }
 
 
-def _failures(poison: str) -> Manifest:
-    """What a failed pod means: data at fault is final, a lost node or a store that is away does not count."""
-    return {
-        "rules": [
-            {
-                "action": poison,
-                "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [EXIT_DATA]},
-            },
-            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-            {
-                "action": "Ignore",
-                "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [EXIT_AWAY]},
-            },
-        ]
-    }
+def _failures(poison: str, *, ignored: bool = True) -> Manifest:
+    """What a failed pod means: data at fault is final, a lost node never counts, nor what is away if `ignored`."""
+
+    def on(code: int) -> Manifest:
+        return {"onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [code]}}
+
+    lost = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    away = [{"action": "Ignore", **on(EXIT_AWAY)}] if ignored else []
+    return {"rules": [{"action": poison, **on(EXIT_DATA)}, lost, *away]}
 
 
 def _source(resource: ImageIndex) -> str:
