@@ -48,6 +48,7 @@ _CHANGED_S: Final = 0.2
 _TUNED: Final = ("tune", "complete")
 _FORBIDDEN: Final = 403
 _CONFLICT: Final = 409
+_INVALID: Final = 422
 
 
 class Reconciler:
@@ -249,7 +250,15 @@ class Reconciler:
         if live is not None and ("deletionTimestamp" in live["metadata"] or (not anew and agrees(live, manifest))):
             return
         self._check()
-        await self._api.apply(manifest)
+        try:
+            await self._api.apply(manifest)
+        except ClusterRefused as error:
+            if live is None or error.status != _INVALID:
+                raise
+            # Server-side apply keeps what others put into a list, also where both together make no sense (two ports of
+            # one name). A merge patch replaces lists.
+            await self._api.merge(kind, resource.namespace, name, {"spec": manifest["spec"]})
+            await self._api.apply(manifest)
         metrics.operator_writes.labels(kind=kind, action="update" if live else "create").inc()
         if live is not None:
             log.info("updated", kind=kind, name=name, namespace=resource.namespace)

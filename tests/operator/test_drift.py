@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from imageindex_operator.drift import agrees, quantity
 from imageindex_operator.names import KIND
@@ -63,6 +65,24 @@ async def test_a_running_job_edited_by_hand_is_put_back():
     world.cluster.edit("Job", job, {"spec": {"parallelism": 4}})
     await world.visit()
     assert world.cluster.objects["Job", "web", job]["spec"]["parallelism"] == 2
+
+
+async def test_an_edit_that_can_not_be_merged_with_ours_is_replaced(monkeypatch: pytest.MonkeyPatch):
+    """As when a port of the same name was put beside ours, which server-side apply would keep."""
+    world = await full_world()
+    before = world.cluster.objects["Service", "web", "shop"]["spec"]
+    plain = world.cluster.apply
+
+    async def apply(manifest: Any, *more: Any, **named: Any) -> Any:
+        live = world.cluster.objects.get((manifest["kind"], "web", manifest["metadata"]["name"]))
+        if manifest["kind"] == "Service" and live and live["spec"]["ports"][0]["port"] == 81:
+            raise ClusterRefused("spec.ports[1].name: Duplicate value", 422)
+        return await plain(manifest, *more, **named)
+
+    monkeypatch.setattr(world.cluster, "apply", apply)
+    world.cluster.edit("Service", "shop", EDITS["Service"])
+    await world.settle()
+    assert world.cluster.objects["Service", "web", "shop"]["spec"] == before
 
 
 async def test_a_label_taken_off_a_child_comes_back():

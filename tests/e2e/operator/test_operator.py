@@ -63,7 +63,7 @@ def test_children_that_are_deleted_or_edited_come_back_and_the_alias_stays(opera
         "pdb/shop-serving": '{"spec":{"maxUnavailable":7}}',
     }
     for what, patch in edits.items():
-        shop.kubectl("patch", what, f"--patch={patch}")
+        shop.kubectl("patch", what, "--type=merge", f"--patch={patch}")
     eventually(lambda: [port["port"] for port in shop.children("services")[0]["spec"]["ports"]], [80])
     eventually(lambda: shop.children("poddisruptionbudgets")[0]["spec"]["maxUnavailable"], 1)
     shop.kubectl("delete", "deployment", "--all")
