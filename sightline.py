@@ -30,7 +30,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 simulate_app = typer.Typer(no_args_is_help=True, help="Make pictures or vectors whose truth is known.")
 models_app = typer.Typer(invoke_without_command=True, help="List, export and measure models.")
 generations_app = typer.Typer(no_args_is_help=True, help="List, verify, promote, roll back and delete generations.")
+operator_app = typer.Typer(no_args_is_help=True, help="The Kubernetes operator.")
 app.add_typer(simulate_app, name="simulate")
+app.add_typer(operator_app, name="operator")
 app.add_typer(generations_app, name="generations")
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
@@ -280,6 +282,15 @@ def show_settings() -> None:
     for name, field in Settings.model_fields.items():
         table.add_row(name.upper(), str(getattr(values, name)), str(field.default), field.description)
     out.print(table)
+
+
+@operator_app.command("run")
+def run_operator() -> None:
+    """Look after the ImageIndexes of a Kubernetes cluster: of the pod's own, or of the one in KUBECONFIG."""
+    from imageindex_operator.handlers import run
+
+    logs.configure(settings().log_level)
+    run(settings())
 
 
 # ---------------------------------------------------------------- simulate

@@ -11,6 +11,8 @@
      ├─ EncoderUnavailable      the encoder died or does not answer
      ├─ IndexUnavailable        the vector index does not answer
      │   └─ IndexBusy           another process builds it
+     ├─ ClusterUnavailable      the Kubernetes API does not answer
+     ├─ ClusterRefused          the Kubernetes API refused a request; carries its `status`
      ├─ LedgerUnavailable       the database of the catalogue and ledger can't be used
      ├─ ModelUnavailable        a model's weights are not here and can't be fetched
      ├─ IndexCorrupt            what lies on disk is not what the manifest says
@@ -110,6 +112,24 @@ class IndexUnavailable(SightlineError):
 
 class IndexBusy(IndexUnavailable):
     """Another process builds the index, and only one may."""
+
+
+class ClusterUnavailable(SightlineError):
+    """The Kubernetes API does not answer, or is too busy."""
+
+    code = "CLUSTER_UNAVAILABLE"
+    exit_code = TRY_AGAIN
+
+
+class ClusterRefused(SightlineError):
+    """The Kubernetes API refused a request: not allowed, not valid, in conflict, or of a kind that it doesn't know."""
+
+    code = "CLUSTER_REFUSED"
+
+    def __init__(self, message: str, status: int) -> None:
+        """`status` is the HTTP status: 403, 404, 409, 422."""
+        super().__init__(message)
+        self.status = status
 
 
 class LedgerUnavailable(SightlineError):

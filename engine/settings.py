@@ -249,6 +249,55 @@ class Settings(BaseSettings):
     )
     api_introspection: bool = Field(True, description="Whether the schema can be asked for; GraphiQL needs it.")
 
+    operator_namespaces: str = Field(
+        "",
+        pattern=r"^([a-z0-9-]+(,[a-z0-9-]+)*)?$",
+        description="Namespaces whose ImageIndexes the operator looks after, separated by commas. Empty for all.",
+    )
+    operator_namespace: str = Field(
+        "default",
+        pattern=r"^[a-z0-9-]+$",
+        description="Namespace of the operator itself, where its Lease lies: of several operators there, one works.",
+    )
+    operator_identity: str = Field(
+        "", description="Name of this operator in the Lease: its pod's. Empty for the host's name and a random part."
+    )
+    operator_image: str = Field(
+        "sightline:latest", min_length=1, description="Image of the pods that index and serve, the operator's own."
+    )
+    operator_stores_secret: str = Field(
+        "sightline-stores",
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+        description="Secret in each namespace whose keys are variables of the pods: INDEX_DATABASE_URL, "
+        "QDRANT_API_KEY, REDIS_URL. So the operator never reads a secret's contents.",
+    )
+    operator_data_claim: str = Field(
+        "",
+        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$",
+        description="PersistentVolumeClaim in each namespace, writable by many, for thumbnails and manifests. Empty "
+        "for none that outlast a pod: searches work without them.",
+    )
+    operator_prometheus_url: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="Prometheus that KEDA asks; needed for autoscaling class keda only.",
+    )
+    operator_host: str = Field(
+        "127.0.0.1", description="Address of the operator's own probes and metrics. Containers set 0.0.0.0."
+    )
+    operator_port: int = Field(
+        8080, ge=0, le=65535, description="TCP port of the operator's own /livez, /readyz and /metrics; 0 takes any."
+    )
+    operator_resync_s: float = Field(
+        300.0,
+        gt=0,
+        description="Seconds after which everything is compared again without a reason: bounds how long a lost event "
+        "or a drift that nobody reported can last. Each ImageIndex costs eight small requests.",
+    )
+    operator_workers: int = Field(
+        8, ge=1, le=256, description="ImageIndexes that are worked on at once; each one by one worker at a time."
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line written."
     )

@@ -36,3 +36,27 @@ query_embeddings = Counter(
     "sightline_query_embeddings_total", "Texts of searches, by where their embeddings came from.", ["source"]
 )
 indexing_images = Counter("sightline_indexing_images_total", "Images handled by indexing.", ["result"])
+
+operator_reconcile_duration = Histogram(
+    "sightline_operator_reconcile_duration_seconds",
+    "One visit of the operator to an ImageIndex.",
+    ["result"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+operator_writes = Counter(
+    "sightline_operator_writes_total", "What the operator changed in the cluster.", ["kind", "action"]
+)
+operator_promotions = Counter(
+    "sightline_operator_promotions_total", "Switches of an alias by the operator.", ["result"]
+)
+operator_queue_size = Gauge("sightline_operator_queue_size", "ImageIndexes that wait for a visit.")
+operator_leading = Gauge("sightline_operator_leading", "1 while this operator holds the Lease and works.")
+operator_watch_lag = Gauge(
+    "sightline_operator_watch_lag_seconds", "How long changes have been in the cluster that no watch has told of."
+)
+operator_events_dropped = Counter("sightline_operator_events_dropped_total", "Events that could not be posted.")
+operator_conditions = Gauge(
+    "sightline_operator_condition",
+    "1 while a condition of an ImageIndex is true, 0 while it is false, -1 while it is unknown.",
+    ["namespace", "imageindex", "condition"],
+)
