@@ -142,7 +142,10 @@ async def _ask_index(
     try:
         terms = (Term(vector=tuple(vector)),) if vector else ()
         request = SearchRequest(index=index, query=query or None, terms=terms, first=first)
-        (answer,) = await Searcher(registry, in_memory(0, 0), settings).search_many([request])
+        async with registry.acquire(index) as serving:
+            if query:
+                await serving.claim.encoder()  # however long it takes: a search waits for SEARCH_TIMEOUT_S only
+            (answer,) = await Searcher(registry, in_memory(0, 0), settings).search_many([request])
         if isinstance(answer, SightlineError):
             raise answer
     finally:

@@ -27,7 +27,7 @@ from engine.encoders.choice import load_encoder
 from engine.errors import SightlineError
 from engine.settings import Settings
 if hasattr(os, "nice"):
-    os.nice(10)
+    os.nice(5)
 try:
     load_encoder(Settings())
 except SightlineError as error:

@@ -99,6 +99,7 @@ async def registry(data: Path) -> AsyncIterator[IndexRegistry]:
     """The embedded index, open."""
     settings = settings_for(data)
     encoders = LoadedEncoders(settings, loading(WordEncoder(48)))
+    await encoders.load_own()
     registry = IndexRegistry(settings, encoders)
     yield registry
     await registry.close()
@@ -148,6 +149,7 @@ async def remote(server: QdrantServer, tmp_path: Path) -> AsyncIterator[Rig]:
     )
     generation = Generation("1", "default", Path(), "ready", encoder.model, "", len(CAPTIONS))
     encoders = LoadedEncoders(settings, loading(encoder))
+    await encoders.load_own()
     searcher = searching(OneCollection(settings, encoders, generation, index), settings)
     yield Rig(searcher, server.pause, server.resume)
     await index.close()

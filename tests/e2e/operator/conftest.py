@@ -18,7 +18,6 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from tests.e2e.cluster.cluster import ROOT, Cluster
 
 from engine.generations import Generation
 from engine.generations.qdrant import QdrantGenerations
@@ -27,6 +26,7 @@ from engine.indexes.qdrant import QdrantIndex
 from engine.indexes.qdrant_connection import QdrantConnection
 from engine.ports import ModelInfo
 from engine.settings import Settings
+from tests.e2e.cluster.cluster import ROOT, Cluster
 from tests.operator.world import CRD, minimal
 from tests.support.qdrant import QdrantServer
 

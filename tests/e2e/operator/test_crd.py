@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from imageindex_operator.resource import Spec
+
 from tests.e2e.cluster.cluster import Cluster
 from tests.e2e.cluster.processes import ClusterFailed
-
 from tests.operator.specs import NAMES, RULES, SCHEMA, TAKEN
 from tests.operator.world import defaulted, minimal, schema
 
