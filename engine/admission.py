@@ -3,7 +3,8 @@
 Nobody can name that number beforehand: it depends on the model, the processor and its neighbours. So it is learnt, as
 congestion control learns a path's: while searches take not much longer than such a search takes that has the machine to
 itself, the limit grows with demand; when they do, it shrinks. What comes beyond the limit is refused at once, with the
-time after which a place will be free, and what was let in keeps its pace.
+time after which a place will be free, and what was let in keeps its pace. Those times are spread, one after another, as
+fast as places become free: if all who were refused came back together, all but a few would be refused again.
 
 Searches are of kinds: one page far down compares all vectors and takes a hundred times as long as a first page. Each is
 compared with those of its kind. Of kinds that were never seen alone nothing can be told; where they fill the limit, it
@@ -24,8 +25,9 @@ from typing import Final
 from engine.errors import Overloaded
 from observability import metrics
 
-PATIENCE: Final = 4.0
-"""A search among others may take so many times as long as alone. Batches need company: below 3, throughput is lost."""
+PATIENCE: Final = 8.0
+"""A search among others may take so many times as long as alone. Batches need company: at 4, a third of what a machine
+can do is lost, at 8 a tenth; beyond that, latency grows and throughput hardly does."""
 
 LEAST: Final = 2
 """The limit never falls below this; at this limit a search is as good as alone, and is believed to be."""
@@ -39,10 +41,12 @@ KNOWN: Final = 5
 _FIRST: Final = 64.0
 _SHRINK: Final = 0.8
 _LEAP: Final = 1.5  # where searches take less than half of what they may
-_MEASURED: Final = 10  # searches that are looked at together, at least
+_MEASURED: Final = 30  # searches that are looked at together, at least: the median of ten swings by a half
 _KEPT: Final = 9  # searches alone, the last ones of each kind; their median is robust against a pause of the machine
 _NEWS: Final = 0.1  # weight of a new sample in the average time that a place is held
 _LEAST_WAIT_MS: Final = 10
+_SHARE: Final = 0.5  # of the places that become free, for those who were told to come back; the rest is for newcomers
+_LONGEST_QUEUE_S: Final = 2.0  # that the refused wait for each other: not all of them come back
 
 
 @dataclass(slots=True)
@@ -64,6 +68,7 @@ class Admission:
         self._entered = 0
         self._alone_s: dict[Hashable, deque[float]] = {}
         self._held_s: float | None = None
+        self._promised = -math.inf
         self._slowness: list[float] = []
         metrics.searches_limit.set(self.limit)
 
@@ -77,6 +82,18 @@ class Admission:
         """How much runs now; more than the limit while the last one that was let in brought several searches."""
         return self._running
 
+    @property
+    def full(self) -> bool:
+        """Whether whoever comes now is refused."""
+        return self._running >= self.limit
+
+    def refusal(self) -> Overloaded:
+        """What the next one who is refused is told: to come back when a place is free, and after those before him."""
+        now, held_s = self._clock(), self._held_s or 0.0
+        at = min(max(self._promised, now + held_s), now + held_s + _LONGEST_QUEUE_S)
+        self._promised = at + held_s / (self._limit * _SHARE)
+        return Overloaded(retry_after_ms=max(math.ceil((at - now) * 1000), _LEAST_WAIT_MS))
+
     @contextmanager
     def admitted(self, searches: int = 1) -> Iterator[Place]:
         """A place for so many searches that are made together, or `Overloaded` at once.
@@ -85,8 +102,8 @@ class Admission:
         it first. Whoever comes then waits for them too. The time until the context ends is learnt from, if it was one
         search and its place has been given a kind.
         """
-        if self._running >= self.limit:
-            raise Overloaded(retry_after_ms=max(math.ceil((self._held_s or 0.0) * 1000), _LEAST_WAIT_MS))
+        if self.full:
+            raise self.refusal()
         alone = not self._running
         self._entered += 1
         entered = self._entered

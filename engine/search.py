@@ -156,6 +156,28 @@ class Searcher:
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a search whose list is not remembered is refused now."""
+        return self._admission.full
+
+    async def refusal(self, requests: Sequence[SearchRequest]) -> Overloaded | None:
+        """What all of these searches would end in; None if any of them might end otherwise.
+
+        Cheaper than to make them, for who has many to refuse.
+        """
+        async with AsyncExitStack() as stack:
+            servings: dict[str, Serving] = {}
+            jobs = [await self._plan(request, servings, stack) for request in requests]
+            keys = [self._key(job, job.depth) for job in jobs if isinstance(job, _Job)]
+            if len(keys) < len(jobs) or any(key in self._flights for key in keys):
+                return None
+            if any(stored is not None for stored in await self._cache.get_many(keys)) or not self.busy:
+                return None
+        error = self._admission.refusal()
+        metrics.search_errors.labels(code=error.code).inc(len(requests))
+        return error
+
     async def image(self, index: str | None, id: str) -> Point:
         """One image, without its vector. Raises `ImageNotFound`."""
         async with self._indexes.acquire(index) as serving, self._indexes.deadline(index):

@@ -22,6 +22,7 @@ from engine.settings import Settings
 from graphql_api import graphiql
 from graphql_api.context import Context
 from graphql_api.http import GraphQLEndpoint
+from graphql_api.limits import Documents
 from graphql_api.media import Media, internal_problem, problem
 from graphql_api.probes import Probes
 from graphql_api.schema import create_schema
@@ -61,7 +62,8 @@ def create_app(
             await services.close()
 
     media, probes = Media(services), Probes(services)
-    endpoint = GraphQLEndpoint(create_schema(settings), settings, lambda: Context(services))
+    documents = Documents(settings)
+    endpoint = GraphQLEndpoint(create_schema(settings, documents), settings, documents, lambda: Context(services))
     app = Starlette(
         routes=[
             Route("/graphql", endpoint),

@@ -28,6 +28,7 @@ from engine.errors import Overloaded
 from engine.settings import Settings
 from graphql_api import errors, graphiql
 from graphql_api.context import Context
+from graphql_api.limits import Documents
 
 JSON: Final = "application/json"
 GRAPHQL: Final = "application/graphql-response+json"
@@ -65,9 +66,13 @@ class Refused(Exception):
 class GraphQLEndpoint:
     """An ASGI application that executes operations of a schema, each with a context of its own."""
 
-    def __init__(self, schema: Schema, settings: Settings, new_context: Callable[[], Context]) -> None:
+    def __init__(
+        self, schema: Schema, settings: Settings, documents: Documents, new_context: Callable[[], Context]
+    ) -> None:
+        """`documents` remembers what the schema has read."""
         self._schema = schema
         self._settings = settings
+        self._documents = documents
         self._new_context = new_context
         self._running = 0
 
@@ -90,6 +95,8 @@ class GraphQLEndpoint:
             media_type = accepted
             async with asyncio.timeout(self._settings.api_request_timeout_s):
                 operation = await self._read(request)
+                if (refusal := await self._shed(operation, context)) is not None:
+                    return _encode(refusal, 200, media_type)
                 result = await self._execute(operation, request.method, context)
                 return self._answer(result, media_type)
         except Refused as refused:
@@ -128,6 +135,18 @@ class GraphQLEndpoint:
         return bytes(body)
 
     # ------------------------------------------------------------ executing and answering
+
+    async def _shed(self, operation: Operation, context: Context) -> dict[str, Any] | None:
+        """The answer to an operation that only searches, and for none of whose searches there is room; else None."""
+        searcher = context.services.busy_searcher
+        if searcher is None or (document := self._documents.known(operation.query)) is None:
+            return None
+        outline = document.outline(operation.name)
+        requests = outline and outline.requests(operation.variables or {}, self._settings.index_name)
+        if outline is None or requests is None:
+            return None
+        error = await searcher.refusal(requests)
+        return None if error is None else outline.refused(error)
 
     async def _execute(self, operation: Operation, method: str, context: Context) -> ExecutionResult:
         if self._running >= MAX_RUNNING:

@@ -13,9 +13,9 @@ with other variables. Long documents pass the cache by, so that its bytes are bo
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 from graphql import (
@@ -48,17 +48,17 @@ from strawberry.schema.schema import validate_document
 
 from engine.settings import Settings
 from graphql_api import errors
+from graphql_api.shedding import Outline
 
 CACHED_DOCUMENTS: Final = 256
 CACHED_CHARACTERS: Final = 16_384
 MAX_PAGE: Final = 100
 _KEPT_COSTS: Final = 64
-"""Page sizes for which the cost of one document is remembered."""
+"""Page sizes for which the cost of one document is remembered, and names for which its outline is."""
 
 
-def extensions(settings: Settings) -> list[Callable[[], SchemaExtension] | type[SchemaExtension]]:
+def extensions(settings: Settings, documents: Documents) -> list[Callable[[], SchemaExtension] | type[SchemaExtension]]:
     """Factories of a schema's extensions; the schema's documents are remembered between them."""
-    documents = Documents(settings)
 
     def limits() -> Limits:
         return Limits(documents)
@@ -75,6 +75,17 @@ class Document:
         """What validation found, an empty list for a valid document; None before it was asked."""
         self._pages = _page_variables(node)
         self._costs: dict[tuple[str | int | None, ...], Cost] = {}
+        self._outlines: dict[str | None, Outline | None] = {}
+
+    def outline(self, name: str | None) -> Outline | None:
+        """The searches of the operation of that name; None if it does anything else, or was not found valid yet."""
+        if self.errors != []:
+            return None
+        if name not in self._outlines:
+            if len(self._outlines) >= _KEPT_COSTS:
+                self._outlines.clear()
+            self._outlines[name] = Outline.of(self.node, name)
+        return self._outlines[name]
 
     def cost(self, schema: GraphQLSchema, name: str | None, variables: Mapping[str, Any]) -> Cost | None:
         """What the operation of that name costs; None if there is no such operation. The document must be valid."""
@@ -96,14 +107,27 @@ class Documents:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._remembered = lru_cache(maxsize=CACHED_DOCUMENTS)(self._parsed)
+        self._remembered: OrderedDict[str, Document] = OrderedDict()
 
     def __len__(self) -> int:
-        return self._remembered.cache_info().currsize
+        return len(self._remembered)
+
+    def known(self, query: str) -> Document | None:
+        """The document, if it is remembered."""
+        return self._remembered.get(query)
 
     def read(self, query: str) -> Document:
         """The document; raises `GraphQLError` for a query that is too long or is none."""
-        return self._remembered(query) if len(query) <= CACHED_CHARACTERS else self._parsed(query)
+        document = self._remembered.get(query)
+        if document is not None:
+            self._remembered.move_to_end(query)
+            return document
+        document = self._parsed(query)
+        if len(query) <= CACHED_CHARACTERS:
+            self._remembered[query] = document
+            if len(self._remembered) > CACHED_DOCUMENTS:
+                self._remembered.popitem(last=False)
+        return document
 
     def _parsed(self, query: str) -> Document:
         most = self.settings.api_max_tokens

@@ -165,9 +165,10 @@ class QuietSchema(strawberry.Schema):
         """Does nothing: the answer's errors are logged where they are masked."""
 
 
-def create_schema(settings: Settings) -> strawberry.Schema:
-    """The schema with its limits."""
-    return QuietSchema(query=Query, extensions=limits.extensions(settings), execution_context_class=PlanningExecutor)
+def create_schema(settings: Settings, documents: limits.Documents | None = None) -> strawberry.Schema:
+    """The schema with its limits; `documents` is where the queries that it has read are remembered."""
+    extensions = limits.extensions(settings, limits.Documents(settings) if documents is None else documents)
+    return QuietSchema(query=Query, extensions=extensions, execution_context_class=PlanningExecutor)
 
 
 def _index(context: Context, name: str | None) -> str:

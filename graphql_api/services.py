@@ -96,6 +96,11 @@ class Services:
         return self._searcher
 
     @property
+    def busy_searcher(self) -> Searcher | None:
+        """The engine, while it refuses searches because it has too many."""
+        return self._searcher if self._searcher is not None and self._searcher.busy else None
+
+    @property
     def failure(self) -> SightlineError | None:
         """Why the model could not be loaded, once that is known."""
         return self._failure

@@ -2,7 +2,8 @@
 
 - A closed loop has a number of clients, each of which sends its next request when it has the answer to the last. One
   client measures a server that is alone with its request; many measure its capacity. It can't measure latency under
-  load: when the server stalls, so do the clients, and the requests that would have suffered are never sent.
+  load: when the server stalls, so do the clients, and the requests that would have suffered are never sent. A client
+  that is told to come back later does; otherwise those who are refused would ask again and again, and be all the load.
 - An open loop sends at times that were drawn beforehand (Poisson arrivals), whatever the server does, and counts each
   latency from the moment the request was due. A request that finds all connections busy waits, and that wait counts.
 
@@ -265,6 +266,7 @@ class _Generator:
         self._requests = [b"%s%d\r\n\r\n%s" % (head, len(body), body) for body in map(str.encode, job.bodies)]
         self._free: list[_Connection] = []
         self._room = asyncio.Semaphore(CONNECTIONS)
+        self._ended = 0.0
 
     async def run(self) -> dict[str, Any]:
         """All answers, the seconds from the first request to the last answer, and the generator's time a request."""
@@ -274,7 +276,7 @@ class _Generator:
         self._free = [connection for connection in connected if isinstance(connection, _Connection)]
         used, started = time.process_time(), time.perf_counter()
         await (self._closed(started) if self._job.clients else self._open(started))
-        elapsed = time.perf_counter() - started
+        elapsed = self._ended - started
         generator_ms = (time.process_time() - used) * 1000 / len(self.answers)
         for connection in self._free:
             connection.close()
@@ -288,7 +290,10 @@ class _Generator:
                 now = time.perf_counter()
                 if now > started + self._job.seconds:
                     return
-                await self._send(number, now)
+                wait_s = await self._send(number, now)
+                if self._ended + wait_s > started + self._job.seconds:
+                    return
+                await asyncio.sleep(wait_s)
 
         await asyncio.gather(*(client() for _ in range(self._job.clients)))
 
@@ -305,17 +310,17 @@ class _Generator:
             due += rng.expovariate(self._job.rate)
             yield due
 
-    async def _send(self, number: int, due: float) -> None:
-        """Sends one request and keeps its answer, or what came instead of it."""
+    async def _send(self, number: int, due: float) -> float:
+        """Sends one request and keeps its answer, or what came instead of it; the seconds that it asks us to wait."""
         late_ms = (time.perf_counter() - due) * 1000
-        body, timing, connection = "", {}, None
+        body, timing, connection, wait_s = "", {}, None, 0.0
         error: str | None
         try:
             async with asyncio.timeout(self._job.patience_s), self._room:
                 connection = await self._take()
                 now, head, content = await connection.ask(self._requests[number])
             self._free.append(connection)
-            timing, error = _timing(head), _error(head, content)
+            timing, (error, wait_s) = _timing(head), _error(head, content)
             body = content.decode() if self._job.keep_bodies else ""
         except TimeoutError:
             now, error = time.perf_counter(), f"not answered in {self._job.patience_s:g} s"
@@ -324,6 +329,8 @@ class _Generator:
         if error and connection is not None and connection not in self._free:
             connection.close()
         self.answers.append(Answer(number, (now - due) * 1000, late_ms, timing, error, body or None))
+        self._ended = time.perf_counter()
+        return wait_s
 
     async def _take(self) -> _Connection:
         """The connection that was used last, or a new one."""
@@ -344,14 +351,15 @@ def _timing(head: bytes) -> dict[str, float]:
     return {name: float(ms) for name, ms in _DURATION.findall(found[1].decode())} if found else {}
 
 
-def _error(head: bytes, body: bytes) -> str | None:
-    """What is wrong with an answer: its status, or the code of the first GraphQL error in it."""
+def _error(head: bytes, body: bytes) -> tuple[str | None, float]:
+    """What is wrong with an answer, its status or the code of the first GraphQL error in it; seconds until a retry."""
     status = head[9:12].decode()
     if b'"errors"' in body[:2000]:
         errors = orjson.loads(body).get("errors")
         if errors:
-            return str((errors[0].get("extensions") or {}).get("code") or errors[0]["message"])
-    return None if status == "200" else f"HTTP {status}"
+            extensions = errors[0].get("extensions") or {}
+            return str(extensions.get("code") or errors[0]["message"]), extensions.get("retryAfterMs", 0) / 1000
+    return None if status == "200" else f"HTTP {status}", 0.0
 
 
 class _Idle(asyncio.Protocol):

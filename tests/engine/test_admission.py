@@ -154,6 +154,21 @@ def test_who_is_refused_hears_how_long_a_place_takes():
     assert refused.value.retry_after_ms == pytest.approx(ALONE_S * 1000, abs=1)
 
 
+def test_the_refused_are_told_to_come_back_one_after_another():
+    """As fast as places become free, half of which are left to newcomers; for two seconds at most."""
+    machine = Machine(together=1)
+    machine.trickle(20)
+    admission = machine.admission
+    with admission.admitted(admission.limit):
+        waits = [admission.refusal().retry_after_ms for _ in range(10_000)]
+        assert waits[0] == pytest.approx(ALONE_S * 1000, abs=1)
+        assert waits[200] == pytest.approx(ALONE_S * 1000 * (1 + 2 * 200 / admission.limit), abs=2)
+        assert waits == sorted(waits)
+        assert waits[-1] == pytest.approx(2000 + ALONE_S * 1000, abs=2)
+        machine.now += 1.0
+        assert admission.refusal().retry_after_ms == pytest.approx(1000 + ALONE_S * 1000, abs=2)
+
+
 def test_places_that_failing_work_holds_count_too():
     """While the index hangs, a place is free in seconds, whatever good searches took before."""
     machine = Machine(together=1)

@@ -14,6 +14,7 @@ import pytest
 from indexing.bench.load import Answer, Job, Load, _Generator, closed_loop, idle_floor, open_loop, sustained
 
 STALL_S = 0.5
+RETRY_AFTER_MS = 200
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -37,7 +38,8 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.ended.wait(20)
             return
-        errors = {"overloaded": [{"message": "Busy.", "extensions": {"code": "OVERLOADED"}}]}
+        told = {"code": "OVERLOADED", "retryAfterMs": RETRY_AFTER_MS}
+        errors = {"overloaded": [{"message": "Busy.", "extensions": told}]}
         body = json.dumps({"errors": errors[order]} if order in errors else {"data": {"echo": order}}).encode()
         self.send_response(503 if order == "unavailable" else 200)
         self.send_header("Content-Length", str(len(body)))
@@ -84,6 +86,15 @@ def test_a_closed_loop_ends_in_time(url: str):
     """After its seconds no request is begun."""
     load = closed_loop(url, _orders(*["stall"] * 20), seconds=STALL_S / 2)
     assert len(load.answers) == 1
+
+
+def test_clients_come_back_when_they_are_told_to(url: str):
+    """Between a refusal and the next request of that client lies what it was told."""
+    load = closed_loop(url, _orders("overloaded", "overloaded", "ok", "overloaded"))
+    assert load.errors == {"OVERLOADED": 3}
+    assert load.elapsed_s * 1000 >= 2 * RETRY_AFTER_MS
+    short = closed_loop(url, _orders(*["overloaded"] * 20), seconds=RETRY_AFTER_MS / 2000)
+    assert len(short.answers) == 1
 
 
 def test_a_stall_is_felt_by_all_that_were_due_meanwhile(url: str):

@@ -1,0 +1,168 @@
+"""Refuses searches for which there is no room, before GraphQL has taken them apart.
+
+A server that is offered several times what it can do spends most of its requests on saying no. Where each refusal goes
+the whole way, through the executor, the resolvers and the loader, and back as an error, a flood takes a third of the
+time that searches need. So while there is no room, an operation that does nothing but search is looked at first: its
+arguments are read straight from the document and the variables, and where none of its lists is remembered, the answer
+is the one that it would get in the end, at a fifth of the price. Whatever is less plain goes the whole way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from graphql import (
+    ConstValueNode,
+    DocumentNode,
+    FieldNode,
+    FloatValueNode,
+    IntValueNode,
+    NonNullTypeNode,
+    NullValueNode,
+    OperationType,
+    StringValueNode,
+    ValueNode,
+    VariableNode,
+    get_operation_ast,
+)
+from graphql.language import get_location
+
+from engine.errors import Overloaded
+from engine.requests import SearchRequest
+from graphql_api import errors
+
+_FIELD: Final = "search"
+_THRESHOLD: Final = "score_threshold"
+_ARGUMENTS: Final[Mapping[str, tuple[str, tuple[type, ...]]]] = {
+    "index": ("index", (str, type(None))),
+    "query": ("query", (str, type(None))),
+    "scoreThreshold": (_THRESHOLD, (float, int)),
+    "first": ("first", (int,)),
+    "after": ("after", (str, type(None))),
+}
+"""Arguments that are plain values: their names in a `SearchRequest`, and the types that they may have."""
+
+_TYPES: Final = dict(_ARGUMENTS.values())
+
+
+class _NotPlain(Exception):
+    """There is something in an operation that only the executor understands."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Variable:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """One field: what its answer is called, where it stands, and its arguments by their names in a request."""
+
+    key: str
+    line: int
+    column: int
+    arguments: dict[str, Any]
+
+
+class Outline:
+    """The searches of an operation that consists of nothing else."""
+
+    def __init__(self, searches: list[_Search], required: list[str], defaults: dict[str, Any]) -> None:
+        """`required` names the variables that must have a value, `defaults` has those of the others."""
+        self._searches = searches
+        self._required = required
+        self._defaults = defaults
+
+    @classmethod
+    def of(cls, document: DocumentNode, name: str | None) -> Outline | None:
+        """The outline of a valid document's operation of that name; None where it is not plain."""
+        operation = get_operation_ast(document, name)
+        if operation is None or operation.operation is not OperationType.QUERY or operation.directives:
+            return None
+        variables = operation.variable_definitions or ()
+        try:
+            searches = [_search(node) for node in operation.selection_set.selections]
+            defaults = {
+                variable.variable.name.value: _literal(variable.default_value)
+                for variable in variables
+                if variable.default_value is not None
+            }
+        except _NotPlain:
+            return None
+        if len({search.key for search in searches}) < len(searches):
+            return None  # fields of one name are one field
+        required = [
+            variable.variable.name.value
+            for variable in variables
+            if isinstance(variable.type, NonNullTypeNode) and variable.default_value is None
+        ]
+        return cls(searches, required, defaults)
+
+    def requests(self, variables: Mapping[str, Any], index: str) -> list[SearchRequest] | None:
+        """What is searched for, in `index` where none is named; None if a variable has a value that does not fit."""
+        if any(variables.get(name) is None for name in self._required):
+            return None
+        known = {**self._defaults, **variables}
+        requests = []
+        for search in self._searches:
+            values: dict[str, Any] = {}
+            for name, given in search.arguments.items():
+                if isinstance(given, _Variable):
+                    if given.name not in known:
+                        continue
+                    value = known[given.name]
+                else:
+                    value = given
+                if type(value) not in _TYPES[name]:
+                    return None
+                values[name] = float(value) if name == _THRESHOLD else value
+            if values.get("index") is None:
+                values["index"] = index
+            requests.append(SearchRequest(**values))
+        return requests
+
+    def refused(self, error: Overloaded) -> dict[str, Any]:
+        """The body of an answer in which each search has this error."""
+        extensions = errors.extensions(error)
+        found = [
+            {
+                "message": str(error),
+                "locations": [{"line": search.line, "column": search.column}],
+                "path": [search.key],
+                "extensions": extensions,
+            }
+            for search in self._searches
+        ]
+        return {"errors": found, "data": dict.fromkeys(search.key for search in self._searches)}
+
+
+def _search(node: Any) -> _Search:
+    if not isinstance(node, FieldNode) or node.name.value != _FIELD or node.directives or node.loc is None:
+        raise _NotPlain
+    arguments: dict[str, Any] = {}
+    for argument in node.arguments or ():
+        if argument.name.value not in _ARGUMENTS:
+            raise _NotPlain
+        name, _ = _ARGUMENTS[argument.name.value]
+        arguments[name] = _value(argument.value)
+    place = get_location(node.loc.source, node.loc.start)
+    return _Search((node.alias or node.name).value, place.line, place.column, arguments)
+
+
+def _value(node: ValueNode) -> Any:
+    return _Variable(node.name.value) if isinstance(node, VariableNode) else _literal(node)
+
+
+def _literal(node: ValueNode | ConstValueNode) -> Any:
+    match node:
+        case StringValueNode():
+            return node.value
+        case IntValueNode():
+            return int(node.value)
+        case FloatValueNode():
+            return float(node.value)
+        case NullValueNode():
+            return None
+    raise _NotPlain
