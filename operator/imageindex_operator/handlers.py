@@ -33,6 +33,7 @@ from imageindex_operator.stores import EngineStores
 log = structlog.get_logger(__name__)
 
 _LIST_S: Final = 30.0
+_LAST_WORDS_S: Final = 2.0
 _WATCHED: Final = frozenset((KINDS[kind].api_version, KINDS[kind].plural) for kind in CHILDREN)
 
 
@@ -97,6 +98,9 @@ class Operator:
             )
         finally:
             lost = held.done()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS_S):
+                    await self._recorder.drained()
             for task in (*tasks, held):
                 task.cancel()
             ended = await asyncio.gather(*tasks, held, return_exceptions=True)

@@ -21,7 +21,6 @@ MANAGER: Final = "sightline-operator"
 REPLICAS_MANAGER: Final = "sightline-operator-replicas"
 """Field manager of a Deployment's `replicas` while an autoscaler owns them: what keeps a value that nobody applies."""
 
-FINALIZER_MANAGER: Final = "sightline-operator-finalizer"
 FINALIZER: Final = f"{GROUP}/cleanup"
 
 OWNER: Final = f"{GROUP}/imageindex"

@@ -50,11 +50,6 @@ class Queue:
         metrics.operator_queue_size.set(len(self._due))
         self._changed.set()
 
-    def forget(self, key: Key) -> None:
-        """The object is gone: neither failures nor plans of it matter."""
-        self._due.pop(key, None)
-        self._failures.pop(key, None)
-
     @property
     def overdue_s(self) -> float:
         """How long the oldest wish has waited past its time; 0 when all are served in time."""

@@ -133,9 +133,11 @@ async def test_what_is_due_later_waits_and_an_event_brings_it_forward():
 async def test_workers_that_do_not_come_show_in_how_late_visits_are():
     """What the liveness probe asks."""
     now = 0.0
-    stuck = asyncio.Event()
+    stuck, both = asyncio.Event(), asyncio.Event()
 
-    async def visit(_: Key) -> None:
+    async def visit(key: Key) -> None:
+        if key == B:
+            both.set()
         await stuck.wait()
 
     queue = Queue(visit, 1, clock=lambda: now)
@@ -145,7 +147,9 @@ async def test_workers_that_do_not_come_show_in_how_late_visits_are():
     queue.add(B)
     now = 500.0
     assert queue.overdue_s == 500.0
-    queue.forget(B)
+    stuck.set()
+    async with asyncio.timeout(20):
+        await both.wait()
     assert queue.overdue_s == 0.0
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):

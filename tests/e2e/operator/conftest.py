@@ -105,6 +105,12 @@ class Operator:
         except httpx.TransportError:
             return ""
 
+    def visits(self) -> int:
+        """How many visits it has made."""
+        name = 'sightline_operator_reconcile_duration_seconds_count{result="done"} '
+        lines = self.probe("/metrics").splitlines()
+        return sum(int(float(line.removeprefix(name))) for line in lines if line.startswith(name))
+
 
 @pytest.fixture
 def operators(plane: Cluster, qdrant: QdrantServer, namespace: str) -> Iterator[Callable[..., Operator]]:
