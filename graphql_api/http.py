@@ -141,9 +141,10 @@ class GraphQLEndpoint:
         searcher = context.services.busy_searcher
         if searcher is None or (document := self._documents.known(operation.query)) is None:
             return None
-        outline = document.outline(operation.name)
-        requests = outline and outline.requests(operation.variables or {}, self._settings.index_name)
-        if outline is None or requests is None:
+        if (outline := document.outline(operation.name)) is None:
+            return None
+        requests = outline.requests(operation.variables or {}, self._settings.index_name)
+        if requests is None:
             return None
         error = await searcher.refusal(requests)
         return None if error is None else outline.refused(error)
