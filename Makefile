@@ -15,7 +15,7 @@ FIGURES_SEED  := 2026
 export PYTEST_DEBUG_TEMPROOT := $(shell [ "$$(df --output=avail -k /dev/shm 2>/dev/null | tail -1)" -gt 6000000 ] 2>/dev/null && echo /dev/shm)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check fix lock graphiql cluster cluster-down figures clean
+.PHONY: help demo test chaos check fix lock graphiql cluster cluster-down chart figures clean
 .SHELLFLAGS := -eu -c
 
 help: ## Show this list
@@ -64,6 +64,9 @@ cluster: $(DEV) $(VENV)/.programs-installed ## A real Kubernetes to try things o
 
 cluster-down: $(DEV) ## Take down what `make cluster` brought up
 	@$(BIN)/python -m tests.e2e.cluster down
+
+chart: ## Bring the chart's copy of the definition of ImageIndex up to date: Helm packages no links
+	cp operator/imageindex_operator/crd.yaml charts/sightline/files/crd.yaml
 
 figures: $(APP) ## Measure the shipped model as the README reports it
 	$(BIN)/sightline evaluate --scenes --seed $(FIGURES_SEED) --count 2000 --json

@@ -247,6 +247,11 @@ class Settings(BaseSettings):
     api_shutdown_grace_s: float = Field(
         20.0, ge=0, description="Seconds that running requests get to finish after that."
     )
+    api_needs_index: bool = Field(
+        True,
+        description="Whether /readyz waits until INDEX_NAME can be searched. A server of many indexes that come and go "
+        "sets false: it is ready when its model is loaded and the store of its indexes answers.",
+    )
     api_introspection: bool = Field(True, description="Whether the schema can be asked for; GraphiQL needs it.")
 
     operator_namespaces: str = Field(

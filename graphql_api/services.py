@@ -17,7 +17,7 @@ import structlog
 from engine.access import IndexAccess
 from engine.caches.choice import Caches, open_caches
 from engine.encoders.loaded import Load, LoadedEncoders, LoadedModel
-from engine.errors import EncoderUnavailable, SightlineError
+from engine.errors import EncoderUnavailable, IndexNotFound, IndexNotReady, SightlineError
 from engine.search import Searcher
 from engine.serving import IndexRegistry
 from engine.settings import Settings
@@ -175,9 +175,12 @@ class Services:
             return "The first query is still running."
 
     async def _warm_up(self) -> str | None:
-        """Runs a real query; why it failed, or None."""
+        """Runs a real query; why it failed, or None. An index that is missing is no reason where none is needed."""
         try:
             await self.searcher.ready()
+        except (IndexNotFound, IndexNotReady) as error:
+            if self.settings.api_needs_index:
+                return str(error)
         except SightlineError as error:
             return str(error)
         self._warm = True

@@ -35,6 +35,15 @@ def test_a_server_without_an_index_starts_and_says_what_it_waits_for(tmp_path: P
         assert api.data("{ indexes { name } }") == {"indexes": []}
 
 
+def test_a_server_of_all_indexes_is_ready_before_the_first_one(tmp_path: Path):
+    """With API_NEEDS_INDEX=false the model is enough; a search says what is missing."""
+    settings = Settings(_env_file=None, index_path=tmp_path / "empty", api_needs_index=False)
+    with run_server(create_app(settings, WordEncoder())) as api:
+        assert api.client.get("/readyz").json() == {"status": "ready"}
+        answer = api.client.post("/graphql", json={"query": '{ search(query: "red") { cached } }'}).json()
+        assert answer["errors"][0]["extensions"]["code"] == "INDEX_NOT_FOUND"
+
+
 def test_the_page_and_its_files_are_served(api: Api):
     """`/` is the page under a strict policy; its files are under /static."""
     page = api.client.get("/")
