@@ -177,9 +177,11 @@ def test_people_may_do_with_imageindexes_what_they_may_do_there(release: Release
     assert not release.may(may_not, kind, NAMESPACE, user=user)
 
 
-def test_the_operator_works_with_the_rights_of_the_chart(release: Release, tmp_path: Path):
+@pytest.mark.parametrize("namespaces", [[], [NAMESPACE]], ids=["everywhere", "namespaced"])
+def test_the_operator_works_with_the_rights_of_the_chart(release: Release, tmp_path: Path, namespaces: list[str]):
     """As its own account: it leads, sees an ImageIndex, begins a Job, says so, and was refused nothing."""
     cluster, told = release.cluster, tmp_path / "log"
+    release.install(operator={"watchNamespaces": namespaces})
     config = yaml.safe_load(cluster.kubeconfig.read_text())
     token = cluster.kubectl("create", "token", "sightline-operator", f"--namespace={NAMESPACE}").strip()
     config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
@@ -192,6 +194,7 @@ def test_the_operator_works_with_the_rights_of_the_chart(release: Release, tmp_p
         "KUBECONFIG": str(tmp_path / "kubeconfig"),
         "QDRANT_URL": f"http://127.0.0.1:{qdrant.port}",
         "OPERATOR_NAMESPACE": NAMESPACE,
+        "OPERATOR_NAMESPACES": ",".join(namespaces),
         "OPERATOR_PORT": "0",
     }
     with told.open("wb") as log:
@@ -218,5 +221,7 @@ def test_the_operator_works_with_the_rights_of_the_chart(release: Release, tmp_p
         process.wait(PATIENCE_S)
         qdrant.stop()
     refused = [line for line in told.read_text().splitlines() if "403" in line or "can't be had" in line]
-    # kopf also asks for new kinds of resources, which is not needed, and goes on without an answer.
-    assert [line for line in refused if "customresourcedefinitions" not in line] == []
+    # kopf also asks for new namespaces and kinds, which is not needed, and goes on without an answer.
+    assert [
+        line for line in refused if "/customresourcedefinitions ->" not in line and "/namespaces ->" not in line
+    ] == []
