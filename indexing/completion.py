@@ -8,6 +8,7 @@ from typing import Final, NoReturn
 
 from engine.errors import IndexCorrupt, NotPromoted, SourceError
 from engine.generations import Generation
+from engine.generations.record import WAITS
 from engine.ports import Point, VectorIndex
 from indexing import disk
 from indexing.decode import Reason
@@ -72,7 +73,7 @@ class Completion:
         await vectors.close()
         self.write_manifest()
         progress.stage("finishing")
-        held = "; ".join(verified.failures) or (None if self._promote else "it was built not to be promoted")
+        held = "; ".join(verified.failures) or (None if self._promote else WAITS)
         await asyncio.to_thread(self._workshop.require_lock)
         await store.finish(generation, total, held)
         if held:
@@ -126,7 +127,7 @@ class Completion:
     async def _tidy(self, keep: int) -> None:
         """Deletes generations beyond those to keep, and older ones that nobody has completed."""
         store = self._workshop.store
-        await store.prune(keep)
+        await store.prune(keep, self._generation.id)
         for other in await store.list():
             if other.state == "building" and other.id < self._generation.id:
                 await store.discard(other)

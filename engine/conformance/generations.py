@@ -134,6 +134,7 @@ async def prune_takes_those_first_that_were_held_back(make: Make) -> None:
         await store.promote(generation.id)
     expect_equal(await store.prune(keep=3), [held], "what was deleted")
     held = await store.finish(await store.begin(MODEL), 0, held="its recall is low")
+    expect_equal(await store.prune(keep=3, spare=held.id), [], "what was deleted but what is to be spared")
     expect_equal(await store.promote(held.id), held, "the promoted one")
     await store.promote(third.id)
     expect_equal(await store.rollback(), held, "one step back")

@@ -98,11 +98,11 @@ class Generations(Protocol):
         """Makes the generation serve that served before. Raises `IndexNotReady` when none is left."""
         ...
 
-    async def prune(self, keep: int) -> builtins.list[Generation]:
+    async def prune(self, keep: int, spare: str = "") -> builtins.list[Generation]:
         """Deletes all ready generations but `keep`, and returns them.
 
         The serving one counts first and always stays, then the newest, and last those that were held back and never
-        served: they are no place to roll back to.
+        served: they are no place to roll back to. The one of the id `spare` stays whatever it counts.
         """
         ...
 

@@ -155,12 +155,13 @@ class GenerationStore:
                 return generation
         raise IndexNotReady(f"Index {self.index!r} has no earlier generation to go back to. Promote one by its id.")
 
-    def prune(self, keep: int) -> builtins.list[Generation]:
+    def prune(self, keep: int, spare: str = "") -> builtins.list[Generation]:
         """Deletes all ready generations but `keep`: see `Generations`."""
         served = self._pointed()
         ready = [generation for generation in reversed(self.list()) if generation.state == "ready"]
         ready.sort(key=lambda one: (one.id not in served[:1], one.held is not None and one.id not in served))
-        for generation in (gone := ready[max(keep, 1) :]):
+        gone = [generation for generation in ready[max(keep, 1) :] if generation.id != spare]
+        for generation in gone:
             self.discard(generation)
         return gone
 
@@ -276,9 +277,9 @@ class FolderGenerations:
         """Makes the generation serve that served before. Raises `IndexNotReady` when none is left."""
         return await _ended(self._store.rollback)
 
-    async def prune(self, keep: int) -> builtins.list[Generation]:
+    async def prune(self, keep: int, spare: str = "") -> builtins.list[Generation]:
         """Deletes all ready generations but `keep`; a server that still has one open keeps its files."""
-        return await _ended(partial(self._store.prune, keep))
+        return await _ended(partial(self._store.prune, keep, spare))
 
     async def verify(self, generation: Generation) -> None:
         """Raises `IndexCorrupt` when a file is shorter than it was when the generation was finished."""

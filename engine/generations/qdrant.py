@@ -200,7 +200,7 @@ class QdrantGenerations:
             await self._left(before, {"served_at": None, "left_at": left})
         return latest
 
-    async def prune(self, keep: int) -> builtins.list[Generation]:
+    async def prune(self, keep: int, spare: str = "") -> builtins.list[Generation]:
         """Deletes all ready generations but `keep`: see `Generations`.
 
         One that served until a minute ago stays until the next time: servers that have not followed yet still search
@@ -210,7 +210,11 @@ class QdrantGenerations:
         ready = [record for record in reversed(await self._records()) if record.generation.state == "ready"]
         ready.sort(key=lambda one: (one.generation.id != serving, bool(one.generation.held and not one.served_at)))
         recently = (datetime.now(UTC) - _LEFT).isoformat(timespec="microseconds")
-        gone = [record.generation for record in ready[max(keep, 1) :] if not (record.left_at or "") > recently]
+        gone = [
+            record.generation
+            for record in ready[max(keep, 1) :]
+            if not (record.left_at or "") > recently and record.generation.id != spare
+        ]
         for generation in gone:
             await self.discard(generation)
         return gone

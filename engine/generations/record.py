@@ -46,6 +46,10 @@ class Generation:
         return self.path / "shard"
 
 
+WAITS: Final = "it was built not to be promoted"
+"""Why a generation is held that is fit to serve, but was not wanted to by whoever built it."""
+
+
 def check_name(index: str) -> str:
     """The same name. Raises `BadUserInput` when it is no name of an index."""
     if not NAME.fullmatch(index):

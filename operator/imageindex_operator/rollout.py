@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Final
 
 from engine.generations import Generation
+from engine.generations.record import WAITS
 from imageindex_operator.actions import Apply, Delete, Discard, Promote, Prune
 from imageindex_operator.builders import canaries, finish_job, index_job, schedule, tune_job
 from imageindex_operator.builders.pods import Manifest
@@ -24,9 +25,6 @@ WATCH_S: Final = 60
 MIN_SEARCHES: Final = 20
 MOST_FAILED: Final = 0.05
 """The share of searches that may fail in that time, of at least so many, before the operator goes back."""
-
-WAITS: Final = "it was built not to be promoted"
-"""What the record of a generation says that `generations finish --no-promote` found fit: it waits for the operator."""
 
 POISONED: Final = "PodFailurePolicy"
 """The reason of a Job that an exit code of `jobs.EXIT_DATA` ended."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from imageindex_operator.names import KIND
 from imageindex_operator.observed import Progress, Traffic
-from imageindex_operator.rollout import WAITS
 
 from tests.operator.world import BEGAN, World
 
@@ -113,12 +110,6 @@ async def test_a_held_generation_is_never_promoted(serving: World):
     assert serving.condition("Degraded") == ("True", "VerificationFailed")
     assert serving.condition("Ready") == ("True", "Serving")
     assert "0.812" in serving.notes[-1].message
-
-
-def test_what_finishing_says_of_a_generation_that_waits_is_what_the_operator_reads():
-    """Two packages that may not import each other agree on a sentence."""
-    modules = (Path(__file__).parents[2] / "indexing").glob("*.py")
-    assert any(f'"{WAITS}"' in module.read_text() for module in modules)
 
 
 async def test_a_failed_shard_stops_the_rollout_and_is_named():

@@ -7,9 +7,9 @@ import random
 from collections.abc import Callable
 
 import pytest
-from imageindex_operator.rollout import WAITS
 
 from engine.errors import SightlineError
+from engine.generations.record import WAITS
 from tests.operator.test_rollout import B32, H14, SIGLIP
 from tests.operator.world import Crashed, World
 

@@ -20,10 +20,10 @@ from imageindex_operator.names import API_VERSION, GENERATION, KIND, MANAGER, PU
 from imageindex_operator.observed import Progress, Stored
 from imageindex_operator.reconcile import Reconciler
 from imageindex_operator.resource import ImageIndex
-from imageindex_operator.rollout import WAITS
 
 from engine.errors import ClusterRefused, IndexNotFound, IndexNotReady, IndexUnavailable
 from engine.generations import Generation
+from engine.generations.record import WAITS
 from engine.ports import ModelInfo
 
 CRD = Path(__file__).parents[2] / "operator/imageindex_operator/crd.yaml"
