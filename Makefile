@@ -15,7 +15,7 @@ FIGURES_SEED  := 2026
 export PYTEST_DEBUG_TEMPROOT := $(shell [ "$$(df --output=avail -k /dev/shm 2>/dev/null | tail -1)" -gt 6000000 ] 2>/dev/null && echo /dev/shm)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check fix lock graphiql cluster cluster-down chart figures clean
+.PHONY: help demo test chaos check fix lock graphiql images cluster cluster-down chart figures clean
 .SHELLFLAGS := -eu -c
 
 help: ## Show this list
@@ -51,6 +51,10 @@ lock: $(UV) ## Bring the lock files up to date with pyproject.toml
 	  -c requirements.lock -o requirements-dev.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --group serving \
 	  -c requirements.lock -o requirements-serving.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --group operator \
+	  -c requirements.lock --override operator/overrides.txt -o requirements-operator.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --group images \
+	  -c requirements.lock -o requirements-images.lock
 	echo uv | $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header - -o requirements-uv.lock
 
 graphiql: ## Build GraphiQL's assets, so that /graphql works offline
@@ -58,6 +62,9 @@ graphiql: ## Build GraphiQL's assets, so that /graphql works offline
 	   || echo "GraphiQL can't be built (the reason is above): at /graphql it will load from the web."; \
 	 elif [ ! -f graphql_api/graphiql_assets/graphiql.js ]; then \
 	   echo "No npm here: GraphiQL at /graphql will load from the web."; fi
+
+images: $(APP) graphiql ## Build the container images api, indexer and operator into build/images
+	@PYTHON=$(BIN)/python tools/images/build
 
 cluster: $(DEV) $(VENV)/.programs-installed ## A real Kubernetes to try things on; Ctrl-C or cluster-down ends it
 	@exec $(BIN)/python -m tests.e2e.cluster up

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL.Image import Image
+if TYPE_CHECKING:  # not when it runs: the operator knows generations, and has neither NumPy nor Pillow
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
 
-from engine.preprocess import Preprocessing
+    from engine.preprocess import Preprocessing
 
-Vectors = NDArray[np.float32]
+Vectors: TypeAlias = "NDArray[np.float32]"
 """Embeddings: (n, d) or one (d,), float32, unit L2 norm."""
 
-Pixels = NDArray[np.uint8]
+Pixels: TypeAlias = "NDArray[np.uint8]"
 """Pictures of a model's size: (n, h, w, 3) or one (h, w, 3), RGB bytes. The model normalizes them itself."""
 
 Payload = Mapping[str, Any]

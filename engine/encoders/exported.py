@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +32,11 @@ from engine.settings import Settings
 FORMAT: Final = 1
 """Raised when the files change their form or the graphs their inputs; older folders are made anew."""
 
+SHIPPED: Final = Path(sys.prefix) / "share" / "sightline" / "models"
+"""Where models lie that an installation brings along, exported, in folders of their names: container images do."""
+
 _DESCRIPTION: Final = "model.json"
+_PACKAGE: Final = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +66,14 @@ class ExportedModel:
         return fingerprint(self.info.name, self.weights, self.recipe) == self.info.fingerprint
 
     def write_description(self) -> None:
-        """Writes `model.json`."""
+        """Writes `model.json`. Sightline's own weights are named from its package on: elsewhere that is elsewhere."""
+        own = self.weights.is_relative_to(_PACKAGE)
         description = {
             "format": FORMAT,
             "info": asdict(self.info),
             "preprocessing": asdict(self.preprocessing),
             "text": asdict(self.text),
-            "weights": str(self.weights),
+            "weights": str(self.weights.relative_to(_PACKAGE) if own else self.weights),
             "recipe": self.recipe,
         }
         (self.folder / _DESCRIPTION).write_text(json.dumps(description, indent=2), encoding="utf-8")
@@ -87,7 +93,7 @@ class ExportedModel:
                 info=ModelInfo(**description["info"]),
                 preprocessing=Preprocessing(**preprocessing),
                 text=TextTower(**description["text"]),
-                weights=Path(description["weights"]),
+                weights=_PACKAGE / description["weights"],
                 recipe=description["recipe"],
             )
         except (OSError, ValueError, KeyError, TypeError):
@@ -111,8 +117,8 @@ def place_of(settings: Settings) -> Path:
 def find(settings: Settings) -> ExportedModel | None:
     """The exported model that the settings name, None when it has to be made (again).
 
-    CLIP_PRETRAINED may be the folder of an exported model itself. Raises `ModelUnavailable` when that folder holds
-    another model, or none.
+    CLIP_PRETRAINED may be the folder of an exported model itself. If it is empty, a model that the installation brought
+    along does as well. Raises `ModelUnavailable` when that folder holds another model, or none.
     """
     named = Path(settings.clip_pretrained)
     if settings.clip_pretrained and named.is_dir():
@@ -128,8 +134,9 @@ def find(settings: Settings) -> ExportedModel | None:
                 f"Set CLIP_MODEL={exported.info.name}."
             )
         return exported
-    exported = ExportedModel.read(place_of(settings))
-    return exported if exported and exported.is_current() else None
+    places = [place_of(settings)] if settings.clip_pretrained else [place_of(settings), SHIPPED / settings.clip_model]
+    found = map(ExportedModel.read, places)
+    return next((one for one in found if one is not None and one.is_current()), None)
 
 
 def find_fingerprint(settings: Settings, fingerprint: str) -> ExportedModel | None:

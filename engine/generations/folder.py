@@ -27,7 +27,6 @@ import structlog
 from engine.errors import BadUserInput, IndexCorrupt, IndexNotFound, IndexNotReady, IndexUnavailable
 from engine.generations.lock import beginning_lock, folder_lock
 from engine.generations.record import ID, NAME, Generation, check_name, described, folder_of, new_generation, restored
-from engine.indexes.process import ProcessIndex
 from engine.ports import ModelInfo, Point, VectorIndex
 from engine.settings import Settings, settings
 
@@ -322,6 +321,8 @@ class FolderGenerations:
     async def open_index(self, generation: Generation) -> VectorIndex:
         """The shard of a ready generation, in a process of its own; its files' lengths are checked first."""
         await self.verify(generation)
+        from engine.indexes.process import ProcessIndex  # noqa: PLC0415 - brings NumPy, which the operator has not
+
         return await ProcessIndex.open(generation.shard, self._settings)
 
     async def close(self) -> None:

@@ -23,15 +23,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from engine.errors import BadUserInput, IndexCorrupt, IndexNotFound, IndexNotReady
 from engine.generations.lock import beginning_lock, folder_lock
 from engine.generations.record import ID, NAME, Generation, check_name, described, folder_of, new_generation, restored
-from engine.indexes.qdrant import QdrantIndex
 from engine.indexes.qdrant_connection import QdrantConnection
 from engine.ports import ModelInfo, Point, VectorIndex
 from engine.settings import Settings
+
+if TYPE_CHECKING:
+    from engine.indexes.qdrant import QdrantIndex
 
 _PREFIX: Final = "sightline-"
 _COLLECTION: Final = re.compile(f"{_PREFIX}({NAME.pattern})-({ID.pattern})")
@@ -88,7 +90,7 @@ class QdrantGenerations:
         await self._sweep()
         generation = new_generation(self._settings.index_path, self._index, model, id)
         collection = self._collection(generation.id)
-        index = await QdrantIndex.create(collection, model.dimension, self._settings)
+        index = await _index().create(collection, model.dimension, self._settings)
         try:
             await self._note(generation.id, {**described(generation, self._settings), "state": _COPYING})
             if base is not None and base.model.fingerprint == model.fingerprint:
@@ -223,7 +225,7 @@ class QdrantGenerations:
 
     async def create_index(self, generation: Generation) -> VectorIndex:
         """The collection of a generation in state building, to write to."""
-        return await QdrantIndex.open(self._collection(generation.id), self._settings)
+        return await _index().open(self._collection(generation.id), self._settings)
 
     async def create_part(self, generation: Generation, shard: int) -> VectorIndex:  # noqa: ARG002 - the protocol's
         """The collection: builders may all write to it."""
@@ -234,7 +236,7 @@ class QdrantGenerations:
 
     async def open_index(self, generation: Generation) -> VectorIndex:
         """The collection of a ready generation, by its own name: a search is not led elsewhere by the alias."""
-        return await QdrantIndex.open(self._collection(generation.id), self._settings)
+        return await _index().open(self._collection(generation.id), self._settings)
 
     async def close(self) -> None:
         """Closes the connection; harmless when done twice."""
@@ -321,3 +323,10 @@ def _later_than(records: list[_Record]) -> datetime:
     """Now, or right after the latest promotion if that was made by a clock that runs ahead."""
     served = [datetime.fromisoformat(record.served_at) for record in records if record.served_at]
     return max([datetime.now(UTC), *(moment + _STEP for moment in served)])
+
+
+def _index() -> type[QdrantIndex]:
+    """What reads and writes a collection's vectors. The operator never does, and has no NumPy."""
+    from engine.indexes.qdrant import QdrantIndex  # noqa: PLC0415 - brings NumPy
+
+    return QdrantIndex

@@ -11,8 +11,6 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any, Final
 
-import numpy as np
-
 from engine.errors import BadUserInput
 from engine.indexes.filter_walk import walk
 from engine.indexes.qdrant_stubs import pb
@@ -144,7 +142,11 @@ def packed_point(point: Point, vector: Vectors) -> Any:
 
 def unpacked_point(record: Any, *, vectors: bool) -> Point:
     """A point that was read."""
-    vector = np.array(_components(record), dtype=np.float32) if vectors else None
+    if not vectors:
+        return Point(record.id.uuid, None, unpacked_fields(record.payload))
+    import numpy as np  # noqa: PLC0415 - the operator, which reads no vectors, has none
+
+    vector = np.array(_components(record), dtype=np.float32)
     return Point(record.id.uuid, vector, unpacked_fields(record.payload))
 
 

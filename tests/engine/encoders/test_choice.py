@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from engine import models
-from engine.encoders import choice
+from engine.encoders import choice, exported
 from engine.encoders.choice import export_model, load_encoder, load_encoder_of
-from engine.encoders.exported import find, find_fingerprint, place_of
+from engine.encoders.exported import ExportedModel, find, find_fingerprint, place_of
 from engine.errors import EncoderUnavailable, ModelUnavailable
 from engine.settings import Settings
 from tests.support.models import TEXTS, ship, shipped
@@ -89,6 +89,29 @@ def test_exported_folder_as_weights(settings: Settings, tmp_path: Path, monkeypa
     encoder = load_encoder(moved)
     assert encoder.model.fingerprint == expected.model.fingerprint
     assert np.allclose(encoder.encode_texts(TEXTS), expected.encode_texts(TEXTS), atol=1e-5)
+
+
+def test_export_that_was_brought_along(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without PyTorch, the model that came with the installation serves, whatever CLIP_EXPORTS is."""
+    monkeypatch.setattr(exported, "SHIPPED", tmp_path / "shipped")
+    export_model(settings, tmp_path / "shipped" / "vit")
+    without_torch(monkeypatch)
+    assert len(load_encoder(settings).encode_texts(TEXTS)) == len(TEXTS)
+    assert find(settings.model_copy(update={"clip_pretrained": "another"})) is None
+    weights = tmp_path / "weights" / "vit" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert find(settings) is None, "it is of other weights than those that are here"
+
+
+def test_own_weights_are_named_from_the_package_on(tmp_path: Path):
+    """An export of Sightline's own model names no folder of the machine that made it, and still knows its weights."""
+    settings = Settings(clip_model="sightline-small", clip_pretrained="")
+    folder = export_model(settings, tmp_path / "small").folder
+    assert json.loads((folder / "model.json").read_text())["weights"] == "weights/sightline-small/model.safetensors"
+    read = ExportedModel.read(folder)
+    assert read is not None
+    assert read.weights.is_file()
+    assert read.is_current()
 
 
 def test_exported_folder_of_another_model(settings: Settings, tmp_path: Path):
