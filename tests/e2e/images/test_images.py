@@ -196,7 +196,7 @@ def test_operator_helps_and_asks(unpacked: Callable[[str], Image], tmp_path: Pat
     assert "ImageIndexes" in unpacked("operator").run(data, "operator", "run", "--help").stdout
     (data / "kubeconfig").write_text(NOWHERE)
     asked = unpacked("operator").run(data, KUBECONFIG="/data/kubeconfig")
-    assert asked.returncode == 1
+    assert asked.returncode == 65
     assert "QDRANT_URL is empty" in asked.stderr
 
 
