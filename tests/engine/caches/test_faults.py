@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -26,7 +25,7 @@ from engine.indexes.exact import ExactIndex
 from engine.ports import Point, Vectors
 from engine.requests import SearchRequest
 from engine.search import Searcher, SearchResult
-from engine.serving import IndexRegistry, Serving
+from engine.serving import IndexRegistry, Serving, _Slot
 from engine.settings import Settings
 from observability import metrics
 from tests.engine.conftest import id_of
@@ -126,12 +125,9 @@ class OneIndex(IndexRegistry):
         ]
         self._generation = Generation("1", "default", Path(), "ready", encoder.model, "", len(CAPTIONS))
 
-    @asynccontextmanager
-    async def acquire(self, name: str | None = None) -> AsyncIterator[Serving]:  # noqa: ARG002 - there is but one
-        if self._pictures:
-            await self._index.upsert(self._pictures)
-            self._pictures = []
-        yield Serving(self._generation, self._index, self._claim)
+    async def _open_first(self, name: str) -> None:
+        await self._index.upsert(self._pictures)
+        self._slots[name] = _Slot(Serving(self._generation, self._index, self._claim))
 
 
 @pytest.fixture
