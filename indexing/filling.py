@@ -10,8 +10,9 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 
+from engine.errors import SightlineError
 from engine.generations import Generation
 from engine.ports import Point, VectorIndex
 from indexing import disk
@@ -46,8 +47,25 @@ class Filling(ABC):
         self._decoder = decoder
 
     @abstractmethod
+    async def go(self) -> None:
+        """All that is to be done."""
+
+    @abstractmethod
     async def begin(self) -> VectorIndex:
         """Where vectors are written, opened with the first of them. Rows that were held are recorded."""
+
+    async def run(self) -> None:
+        """All of it, and in the end, whichever that is, lets go of the vectors."""
+        try:
+            await self.go()
+        finally:
+            if self.vectors:
+                with suppress(SightlineError):  # what goes on is told by the error on its way
+                    await self.vectors.close()
+
+    async def require(self) -> None:
+        """Raises `IndexBusy` if somebody else builds what this writes to, because the lock was lost."""
+        await asyncio.to_thread(self.workshop.require_lock)
 
     def compare(self) -> Plan:
         """What to do: the source beside the ledger's rows of the reference."""
@@ -122,8 +140,8 @@ class Filling(ABC):
         rows, points = await asyncio.to_thread(self._describe, batch)
         lost = [entry.lost_id for entry in batch if entry.lost_id]
         if points or lost:
+            await self.require()
             vectors = await self.begin()
-            await asyncio.to_thread(self.workshop.require_lock)
             disk.require(folder, 0)
             await asyncio.to_thread(write_thumbnails, folder, batch)
             progress.stage("upserting")
@@ -150,6 +168,7 @@ class Filling(ABC):
         self.workshop.progress.stage("deleting")
         ids = [row.id for row in gone if row.state == "indexed"]
         if ids:
+            await self.require()
             await (await self.begin()).delete(ids)
         if self.reference:
             self.workshop.ledger.remove(self.reference.id, [row.key for row in gone])

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
-from engine.errors import IndexCorrupt, SightlineError
+from engine.errors import IndexCorrupt
 from engine.ports import Encoder, VectorIndex
 from engine.settings import Settings
 from indexing.completion import Completion, refuse_empty
@@ -53,12 +52,7 @@ async def index(
         read_canaries(settings.index_canaries)  # a mistake in them is told before the work, not after
         run = _Run(source, shop, report, decoder, promote=promote)
         async with shop.on_record(report):
-            try:
-                await run.go()
-            finally:
-                if run.vectors:
-                    with suppress(SightlineError):  # what goes on is told by the error on its way
-                        await run.vectors.close()
+            await run.run()
     report.seconds = time.monotonic() - started
     return report
 

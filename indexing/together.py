@@ -59,12 +59,7 @@ async def index_shard(
         progress.stage("reading")
         if (await worker.join(generation)).state == "building":
             async with shop.on_record(report, generation):
-                try:
-                    await worker.go()
-                finally:
-                    if worker.vectors:
-                        with suppress(SightlineError):  # what goes on is told by the error on its way
-                            await worker.vectors.close()
+                await worker.run()
         await asyncio.to_thread(worker.conclude)
     report.seconds = time.monotonic() - started
     return report
@@ -111,29 +106,28 @@ async def finish(
 
 
 async def _complete(shop: Workshop, completion: Completion, generation: Generation) -> None:
-    _, open_shards = await asyncio.to_thread(shop.ledger.shards, generation.id)
-    _require_done(shop, generation.id, open_shards, "not done")
+    count, open_shards = await asyncio.to_thread(shop.ledger.shards, generation.id)
+    if open_shards or not count:
+        raise _undone(generation.id, count, open_shards, "not done")
     vectors = await shop.store.create_index(generation)
     try:
         if missing := await completion.missing(vectors):
-            count, _ = await asyncio.to_thread(shop.ledger.shards, generation.id)
             lost = {shard.index for shard in (Shard(i, count) for i in range(count)) if any(map(shard.owns, missing))}
             await asyncio.to_thread(shop.ledger.reopen, generation.id, lost)
-            _require_done(shop, generation.id, lost, f"missing vectors ({len(missing)} pictures) that were written")
+            what = f"missing vectors ({len(missing)} pictures) that were written"
+            raise _undone(generation.id, count, lost, what)
         await completion.complete(vectors)
     finally:
         with suppress(SightlineError):
             await vectors.close()
 
 
-def _require_done(shop: Workshop, generation: str, open_shards: set[int], what: str) -> None:
-    count, _ = shop.ledger.shards(generation)
-    if open_shards or not count:
-        named = ", ".join(map(str, sorted(open_shards))) or "all"
-        raise IndexNotReady(
-            f"Of {count or 'the'} shards of generation {generation} these are {what}: {named}. Run `sightline index "
-            f"SOURCE --shard-index I --shard-count {count or 'N'} --generation {generation}` for each, then this again."
-        )
+def _undone(generation: str, count: int, open_shards: set[int], what: str) -> IndexNotReady:
+    named = ", ".join(map(str, sorted(open_shards))) or "all"
+    return IndexNotReady(
+        f"Of {count or 'the'} shards of generation {generation} these are {what}: {named}. Run `sightline index "
+        f"SOURCE --shard-index I --shard-count {count or 'N'} --generation {generation}` for each, then this again."
+    )
 
 
 class _Worker(Filling):
@@ -160,7 +154,7 @@ class _Worker(Filling):
         """Fills the shard."""
         plan = await asyncio.to_thread(self.compare)
         await self.fill(plan)
-        await self._require()
+        await self.require()
         shard = self.report.shard
         await asyncio.to_thread(
             self.workshop.ledger.note_problems,
@@ -183,7 +177,6 @@ class _Worker(Filling):
     async def begin(self) -> VectorIndex:
         """Where this worker writes."""
         assert self.reference  # noqa: S101 - it has joined a generation
-        await self._require()
         if self.vectors is None:
             self.vectors = await self.workshop.store.create_part(self.reference, self.report.shard.index)
         return self.vectors
@@ -226,10 +219,10 @@ class _Worker(Filling):
         self.reference = generation
         return generation
 
-    async def _require(self) -> None:
-        """Raises `IndexBusy` if the generation was completed or deleted, while the ledger's database was away."""
+    async def require(self) -> None:
+        """Raises `IndexBusy` also if the generation was completed or deleted, while the ledger's database was away."""
+        await super().require()
         id_ = self.report.generation
-        await asyncio.to_thread(self.workshop.require_lock)
         try:
             generation = await self.workshop.store.get(id_)
         except IndexNotFound as error:
