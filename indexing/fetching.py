@@ -164,8 +164,8 @@ class Fetcher:
     async def fetch(self, tasks: Iterable[Work]) -> AsyncGenerator[Arrived[Work], None]:
         """Every task with its file, in the order in which they come. Each must be told when it is `done`.
 
-        Close the iterator (`contextlib.aclosing`) to end what is under way. Raises `SourceError` if the place where all
-        of them lie answers no more.
+        The end comes when all are: the last files are there until they have been read. Close the iterator
+        (`contextlib.aclosing`) to end what is under way. Raises `SourceError` when their place answers no more.
         """
         arrived: asyncio.Queue[Arrived[Work] | None] = asyncio.Queue()
         crew = await _over(self._start(iter(tasks), arrived))
@@ -197,6 +197,8 @@ class Fetcher:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._at_once):
                     group.create_task(self._carry(tasks, arrived, waiting))
+            for _ in range(_WAITING * self._at_once):
+                await waiting.acquire()  # whoever has a file gives this back with it
         except* SourceUnavailable as errors:
             raise errors.exceptions[0] from None
 

@@ -223,6 +223,23 @@ async def test_few_wait_to_be_taken(tmp_path: Path, web: Web):
             assert sum(web.asked.values()) == 2 * SETTINGS.index_fetches + 1
 
 
+async def test_the_last_files_stay_until_they_are_read(tmp_path: Path, web: Web):
+    """A busy worker may open its file when nothing else is left to fetch; the end waits for it."""
+    web.files["a.jpg"] = PICTURE
+    with closing(listed(tmp_path, [f"{web.address}/{number}/a.jpg" for number in range(3)])) as source:
+        fetcher = Fetcher(source, SETTINGS)
+        async with aclosing(fetcher.fetch(works(source))) as arriving:
+            held = await take(arriving, 3)
+            end = asyncio.ensure_future(anext(arriving, None))
+            done, _ = await asyncio.wait([end], timeout=0.5)
+            assert not done
+            assert list(map(size, held)) == [len(PICTURE)] * 3
+            for each in held:
+                each.done()
+            assert await end is None
+    assert (fetcher.room.used, open_files()) == (0, 0)
+
+
 async def test_who_stops_early_leaves_nothing(tmp_path: Path, web: Web):
     """No request, no file, no room taken."""
     web.files["a.jpg"] = PICTURE
