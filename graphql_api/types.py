@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 from functools import lru_cache
+from pathlib import PurePath
 from typing import Annotated, Any, Self
 from urllib.parse import quote
 
@@ -246,7 +247,7 @@ class Model:
         info = model.info
         return cls(
             name=info.name,
-            pretrained=info.pretrained,
+            pretrained=PurePath(info.pretrained).name,  # where its file lies is nobody's business
             dimension=info.dimension,
             fingerprint=info.fingerprint,
             device=model.device,

@@ -79,8 +79,9 @@ def load_encoder_of(model: ModelInfo, settings: Settings, load: Callable[[Settin
     """The encoder of the very model that a generation was built with, not yet warm.
 
     It is looked for where the settings say, if CLIP_MODEL is its name; then among the exported models in CLIP_EXPORTS;
-    then by its name and tag, or as a safetensors file of its name in CLIP_EXPORTS, because a path of the machine that
-    built the generation means nothing here. The fingerprint decides. `load` stands for `load_encoder_beside`.
+    then by its name and tag, or where its file or folder was: that path may mean nothing here, or lie on a volume that
+    machines share. A file of that name in CLIP_EXPORTS does too. The fingerprint decides. `load` stands for
+    `load_encoder_beside`.
 
     Raises `ModelUnavailable` with what was found instead and where to put the model.
     """
@@ -119,7 +120,7 @@ def _places(model: ModelInfo, settings: Settings) -> Iterator[Settings]:
     exported = find_fingerprint(settings, model.fingerprint) if _on_openvino(settings) else None
     file = exports_folder(settings) / Path(model.pretrained).name
     named = [str(exported.folder)] if exported is not None else []
-    named.append(str(file) if file.suffix == ".safetensors" else model.pretrained)
+    named += [model.pretrained, *([str(file)] if file.suffix == ".safetensors" else [])]
     for pretrained in named:
         place = settings.model_copy(update={"clip_model": model.name, "clip_pretrained": pretrained})
         if place != settings:

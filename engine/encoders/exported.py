@@ -16,7 +16,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -133,7 +133,9 @@ def find(settings: Settings) -> ExportedModel | None:
                 f"{named} holds {exported.info.name}, but CLIP_MODEL is {settings.clip_model}. "
                 f"Set CLIP_MODEL={exported.info.name}."
             )
-        return exported
+        if named.is_relative_to(exports_folder(settings)):
+            return exported  # there it is found by its fingerprint; elsewhere only by its path
+        return replace(exported, info=replace(exported.info, pretrained=settings.clip_pretrained))
     places = [place_of(settings)] if settings.clip_pretrained else [place_of(settings), SHIPPED / settings.clip_model]
     found = map(ExportedModel.read, places)
     return next((one for one in found if one is not None and one.is_current()), None)

@@ -178,7 +178,7 @@ def test_a_generations_model_is_found_among_the_exports(two: Settings, monkeypat
     elsewhere = named(two, "resnet").model_copy(update={"clip_pretrained": str(file)})
     model = export_model(elsewhere, tmp_path / "exports" / "copied").info
     file.unlink()
-    assert model.pretrained == "mine.safetensors"
+    assert model.pretrained == str(file)
     without_torch(monkeypatch)
     assert load_encoder_of(model, two).model == model
 
@@ -189,11 +189,30 @@ def test_a_generations_weights_are_found_in_the_folder_of_exports(two: Settings,
     elsewhere = named(two, "resnet").model_copy(update={"clip_pretrained": str(tmp_path / file.name)})
     shutil.copy(tmp_path / "weights" / "resnet" / "model.safetensors", tmp_path / file.name)
     model = models.load("resnet", elsewhere.clip_pretrained, "cpu").info
+    (tmp_path / file.name).rename(tmp_path / "renamed.safetensors")
     with pytest.raises(ModelUnavailable, match=f"There is no safetensors file {file}"):
         load_encoder_of(model, two, load_encoder)
     file.parent.mkdir(exist_ok=True)
-    (tmp_path / file.name).rename(file)
-    assert load_encoder_of(model, two, load_encoder).model == model
+    (tmp_path / "renamed.safetensors").rename(file)
+    assert load_encoder_of(model, two, load_encoder).model == replace(model, pretrained=str(file))
+
+
+@pytest.mark.parametrize("kind", ["file", "export"])
+def test_a_generations_model_is_found_where_it_was_when_it_was_built(
+    two: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+):
+    """On a volume that replicas and workers share, whatever CLIP_PRETRAINED is now."""
+    place = tmp_path / "volume" / ("mine.safetensors" if kind == "file" else "mine")
+    place.parent.mkdir()
+    if kind == "file":
+        shutil.copy(tmp_path / "weights" / "resnet" / "model.safetensors", place)
+    else:
+        export_model(named(two, "resnet"), place)
+        without_torch(monkeypatch)
+    there = named(two, "resnet").model_copy(update={"clip_pretrained": str(place)})
+    built = load_encoder(there).model
+    assert built.pretrained == str(place)
+    assert load_encoder_of(built, two, load_encoder).model == built
 
 
 def test_other_weights_of_the_same_name_are_not_even_loaded(two: Settings):
