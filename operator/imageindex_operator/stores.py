@@ -74,6 +74,8 @@ class EngineStores:
                 options=f"-c statement_timeout={_PATIENCE_S}s",
             ) as connection:
                 row: Any = await (await connection.execute(_PROGRESS, (index, generation))).fetchone()
+        except psycopg.errors.UndefinedTable:  # the first worker will make it
+            return None
         except psycopg.Error as error:
             log.warning("the ledger does not answer", index=index, reason=type(error).__name__)
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -69,8 +70,10 @@ def build_fixture() -> Build:
     return build
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def qdrant_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantServer]:
-    """The stand-in, undisturbed; tests that disturb it start their own."""
-    with QdrantServer(tmp_path_factory.mktemp("qdrant")) as server:
+    """The stand-in, undisturbed; it takes 30 MB a collection, so it goes with its module."""
+    data = tmp_path_factory.mktemp("qdrant")
+    with QdrantServer(data) as server:
         yield server
+    shutil.rmtree(data)

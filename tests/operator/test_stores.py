@@ -10,6 +10,7 @@ import pytest
 from imageindex_operator.observed import Progress
 from imageindex_operator.stores import EngineStores
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from engine.errors import IndexUnavailable
 from engine.generations import Generation
@@ -109,8 +110,11 @@ async def test_progress_is_what_the_ledger_has_and_a_ledger_that_is_away_has_non
             ledger.record(id_, rows)
             ledger.close()
 
-        await asyncio.to_thread(fill)
         stores = EngineStores(named)
+        with capture_logs() as told:
+            assert await stores.progress("shop", id_) is None, "no worker has made its tables yet"
+        assert told == []
+        await asyncio.to_thread(fill)
         assert await stores.progress("shop", id_) == Progress(seen=5, indexed=3)
         assert await stores.progress("other", id_) == Progress(seen=0, indexed=0)
     assert await stores.progress("shop", id_) is None
