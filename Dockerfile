@@ -86,7 +86,8 @@ RUN echo "sightline:x:10001:10001::/cache:/usr/sbin/nologin" >>/etc/passwd && ec
     install -d -o 10001 -g 10001 /cache /data && \
     if python3 -m pip --version >/dev/null 2>&1; then \
       python3 -m pip uninstall --quiet --yes --root-user-action=ignore setuptools wheel pip; fi
-ENV PATH=/opt/sightline/bin:$PATH HOME=/cache \
+# gRPC is told not to prepare for forks: whoever forks here runs another program at once, and it complains in every log.
+ENV PATH=/opt/sightline/bin:$PATH HOME=/cache GRPC_ENABLE_FORK_SUPPORT=0 \
     CLIP_EXPORTS=/cache/exports HF_HOME=/cache/huggingface INDEX_PATH=/data API_HOST=0.0.0.0 OPERATOR_HOST=0.0.0.0
 STOPSIGNAL SIGTERM
 USER 10001:10001

@@ -1,9 +1,13 @@
-"""A real server on drawn pictures, and a real browser that may talk to nothing else."""
+"""A real server on drawn pictures, a real browser that may talk to nothing else, and the product's container images."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,6 +15,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from engine.settings import Settings
+from tests.e2e.cluster.machine import reason_against_containers
 from tests.e2e.site import Site, publish
 
 FLAGS = [
@@ -24,6 +29,7 @@ FLAGS = [
     "--disable-sync",
 ]
 PATIENCE_MS = 20_000
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -97,3 +103,22 @@ def visit(browser: Browser, site: Site, problems: list[str]) -> Iterator[Callabl
 def page(visit: Callable[..., Page]) -> Page:
     """A page as on a laptop."""
     return visit(viewport={"width": 1200, "height": 800})
+
+
+@pytest.fixture(scope="session")
+def image_archives() -> Path:
+    """The folder of the product's images. With all in the cache that takes seconds, with nothing some minutes."""
+    if (reason := reason_against_containers()) is not None:
+        if os.environ.get("CI"):
+            pytest.fail(f"Continuous integration runs the images, and here {reason}.")
+        pytest.skip(reason)
+    done = subprocess.run(
+        [ROOT / "tools/images/build"],
+        env={**os.environ, "PYTHON": sys.executable, "PYTHONPATH": f"{ROOT}:{ROOT / 'operator'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=3600,
+    )
+    assert done.returncode == 0, done.stderr
+    return ROOT / "build" / "images"

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.cluster.cluster import Cluster
-from tests.e2e.cluster.images import BASE
 
 
 @pytest.fixture(scope="session")
@@ -31,5 +30,6 @@ def node(cluster: Cluster) -> Cluster:
 @pytest.fixture(scope="session")
 def python_image(node: Cluster) -> str:
     """The name of an image with Python that the node has."""
-    node.load_image(node.images.base())
-    return BASE
+    name = node.images.base()
+    node.load_image(node.images.archive(name))
+    return name

@@ -1,7 +1,7 @@
-"""Container images without a registry: one from Debian by debootstrap, the rest built on it by buildah.
+"""Container images without a registry: Debian's packages for a base, the rest built on it by buildah.
 
-Everything is kept in the user's cache, buildah's layers too, so that an image whose sources did not change is there
-at once.
+They are made as those of the product are, by `tools/images`, and lie in the same store, in the user's cache: an image
+whose sources did not change is there at once, and one may be built on another.
 """
 
 from __future__ import annotations
@@ -11,21 +11,18 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.e2e.cluster.processes import ClusterFailed, remove, run
+from tests.e2e.cluster.processes import remove, run
 from tests.e2e.cluster.programs import CACHE, Programs, alone
 
+TOOLS = Path(__file__).parents[3] / "tools" / "images"
 SOURCES = Path(__file__).parent / "images"
 STORE = CACHE / "images"
-SUITE = "bookworm"
-BASE = "localhost/debian-python:12"
 PAUSE = "localhost/pause:1"
-UNUSED = ("./usr/share/doc", "./usr/share/locale", "./usr/share/man", "./var/cache/apt", "./var/lib/apt/lists", "./dev")
-ISOLATED = ("unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child")
-"""What is mounted on the way is gone when the command ends, and so is every process of it."""
+BUILD_S = 1800
 
 
 class Images:
-    """Builds images as archives that a node can load."""
+    """Builds images, and archives of them that a node can load."""
 
     def __init__(self, programs: Programs) -> None:
         self._programs = programs
@@ -39,82 +36,56 @@ class Images:
                 scratch = _scratch()
                 shutil.copytree(sources, scratch, dirs_exist_ok=True)
                 program = str(scratch / "pause")
-                run(
-                    self._programs["gcc"],
-                    "-O2",
-                    "-Wall",
-                    "-Wextra",
-                    "-Werror",
-                    "-static",
-                    "-o",
-                    program,
-                    f"{program}.c",
-                )
-                self._build(PAUSE, scratch, scratch / "image.tar")
+                warnings = ("-Wall", "-Wextra", "-Werror")
+                run(self._programs["gcc"], "-O2", *warnings, "-static", "-o", program, f"{program}.c")
+                _build(PAUSE, scratch)
+                _push(PAUSE, scratch / "image.tar")
                 remove(kept)
                 scratch.rename(kept)
         return kept
 
-    def base(self) -> Path:
-        """The archive of `BASE`: Debian with Python. Not pinned: it holds Debian's packages of the day it was made.
+    def base(self, *packages: str) -> str:
+        """The name of an image of Debian with Python and more packages. Not pinned: they are those of the day.
 
         Raises:
             ClusterFailed: when Debian's packages can't be had.
         """
-        kept = STORE / f"base-{SUITE}-{_digest(SOURCES / 'base')}"
-        if not kept.is_dir():
-            with alone():
-                scratch = _scratch()
-                shutil.copytree(SOURCES / "base", scratch, dirs_exist_ok=True)
-                root = scratch / "root"
-                self._isolated(
-                    "debootstrap", "--variant=minbase", "--include=python3", SUITE, str(root), *_mirror(self._programs)
-                )
-                exclude = [f"--exclude={path}/*" for path in UNUSED]
-                run(
-                    "tar",
-                    "--create",
-                    "--numeric-owner",
-                    *exclude,
-                    f"--directory={root}",
-                    f"--file={scratch}/rootfs.tar",
-                    ".",
-                )
-                remove(root)
-                self._build(BASE, scratch, scratch / "image.tar")
-                (scratch / "rootfs.tar").unlink()
-                remove(kept)
-                scratch.rename(kept)
-        return kept / "image.tar"
+        with alone():
+            return run(str(TOOLS / "base"), *packages, timeout_s=BUILD_S).strip()
 
     def build(self, name: str, context: Path, *, dockerfile: Path | None = None, arguments: Sequence[str] = ()) -> Path:
-        """The archive of an image built as `docker build` would; `FROM localhost/debian-python:12` works.
+        """The archive of an image built as `docker build` would; any that was built here can be its base.
 
         `arguments` are NAME=VALUE for the Dockerfile's ARGs.
 
         Raises:
             ClusterFailed: when it can't be built, with what buildah said.
         """
-        base = self.base()
-        archive = STORE / f"{hashlib.sha256(name.encode()).hexdigest()[:12]}.tar"
+        extra = [f"--build-arg={argument}" for argument in arguments]
         with alone():
-            if not self._buildah("images", "--quiet", "--filter", f"reference={BASE}").strip():
-                self._buildah("pull", f"oci-archive:{base}")
-            extra = [f"--build-arg={argument}" for argument in arguments]
-            self._build(name, context, archive, *extra, *([f"--file={dockerfile}"] if dockerfile else []))
+            _build(name, context, *extra, *([f"--file={dockerfile}"] if dockerfile else []))
+        return self.archive(name)
+
+    def archive(self, name: str) -> Path:
+        """The archive of an image that was built here."""
+        archive = STORE / f"{hashlib.sha256(name.encode()).hexdigest()[:12]}.tar"
+        STORE.mkdir(parents=True, exist_ok=True)
+        with alone():
+            _push(name, archive)
         return archive
 
-    def _build(self, name: str, context: Path, archive: Path, *options: str) -> None:
-        self._buildah("bud", "--isolation=chroot", "--pull-never", "--layers", *options, f"--tag={name}", str(context))
-        archive.unlink(missing_ok=True)
-        self._buildah("push", "--disable-compression", name, f"oci-archive:{archive}:{name}")
 
-    def _buildah(self, *words: str) -> str:
-        store = (f"--root={STORE / 'storage'}", f"--runroot={STORE / 'run'}", "--storage-driver=overlay")
-        return self._isolated("buildah", *store, *words)
+def _build(name: str, context: Path, *options: str) -> None:
+    _buildah("bud", "--isolation=chroot", "--pull-never", "--layers", *options, f"--tag={name}", str(context))
 
-    def _isolated(self, program: str, *words: str) -> str:
-        return run(*ISOLATED, self._programs[program], *words, timeout_s=1800)
+
+def _push(name: str, archive: Path) -> None:
+    archive.unlink(missing_ok=True)
+    _buildah("push", "--disable-compression", name, f"oci-archive:{archive}:{name}")
+
+
+def _buildah(*words: str) -> str:
+    return run(str(TOOLS / "buildah"), *words, timeout_s=BUILD_S)
 
 
 def _digest(folder: Path) -> str:
@@ -130,12 +101,3 @@ def _scratch() -> Path:
     remove(folder)
     folder.mkdir(parents=True)
     return folder
-
-
-def _mirror(programs: Programs) -> Sequence[str]:
-    """Where this system gets Debian's packages from; none when it doesn't say, and debootstrap uses Debian's own."""
-    try:
-        lines = run(programs["apt-get"], "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)").splitlines()
-    except ClusterFailed:
-        return ()
-    return [address for suite, part, address in map(str.split, set(lines)) if (suite, part) == (SUITE, "main")][:1]

@@ -21,6 +21,7 @@ def command(address: str, port: int) -> tuple[str, ...]:
 
 async def serve(listening: socket.socket, address: str, port: int) -> None:
     """Relays until it is ended."""
+    running = set()  # asyncio itself holds a task so weakly that it may be collected in the middle of its work
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -33,7 +34,12 @@ async def serve(listening: socket.socket, address: str, port: int) -> None:
             to_there.transport.abort()
             writer.transport.abort()
 
-    server = await asyncio.start_server(answer, sock=listening)
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(answer(reader, writer))
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    server = await asyncio.start_server(begin, sock=listening)
     await server.serve_forever()
 
 

@@ -35,7 +35,7 @@ from tests.e2e.cluster.programs import ProgramMissing, Programs
 
 PREFIX = "sightline-cluster-"
 MEMORY = Path("/dev/shm")  # noqa: S108 - where it is, it is big; the folders in it are made safely
-ENOUGH_MEMORY = 4 << 30
+ENOUGH_MEMORY = 6 << 30
 
 
 @dataclass(frozen=True)

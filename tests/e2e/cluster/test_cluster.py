@@ -107,10 +107,11 @@ def test_an_indexed_job_completes_each_index_once(node: Cluster, python_image: s
 def test_an_image_built_here_runs_without_a_registry(node: Cluster, tmp_path: Path) -> None:
     (tmp_path / "greeting").write_text("built here")
     (tmp_path / "Dockerfile").write_text(
-        'FROM localhost/debian-python:12\nARG WHERE\nCOPY greeting /greeting\nRUN echo ", in $WHERE" >> /greeting\n'
+        'ARG BASE\nFROM ${BASE}\nARG WHERE\nCOPY greeting /greeting\nRUN echo ", in $WHERE" >> /greeting\n'
         'CMD ["cat", "/greeting"]\n'
     )
-    node.load_image(node.images.build("localhost/greeting:dev", tmp_path, arguments=["WHERE=tests"]))
+    arguments = [f"BASE={node.images.base()}", "WHERE=tests"]
+    node.load_image(node.images.build("localhost/greeting:dev", tmp_path, arguments=arguments))
     node.kubectl("run", "greeting", "--image=localhost/greeting:dev", "--restart=Never")
     node.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/greeting", PATIENCE)
     assert node.kubectl("logs", "greeting").split() == ["built", "here,", "in", "tests"]
@@ -269,8 +270,9 @@ def ready(node: Mapping[str, Any]) -> str:
 
 
 def serve_a_page(cluster: Cluster) -> None:
-    cluster.load_image(cluster.images.base())
-    cluster.apply(*web("default", "localhost/debian-python:12", {}))
+    name = cluster.images.base()
+    cluster.load_image(cluster.images.archive(name))
+    cluster.apply(*web("default", name, {}))
     cluster.kubectl("rollout", "status", "deployment/web", PATIENCE)
     assert httpx.get(cluster.service_url("web", 80), timeout=PATIENCE_S).status_code == httpx.codes.OK
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +18,6 @@ import pytest
 from packaging.requirements import Requirement
 
 from indexing.scenes.dataset import write_scenes
-from tests.e2e.cluster.machine import reason_against_containers
 from tests.e2e.images.container import USER, Image, has_rights_of_its_owner, terminate
 from tests.test_operator_install import NOWHERE
 
@@ -35,35 +31,16 @@ FOUND = '{ search(query: "a red boat", first: 3) { edges { node { id } } } healt
 
 
 @pytest.fixture(scope="session")
-def built() -> Path:
-    """The folder of the archives. With everything in the cache that takes seconds, with nothing some minutes."""
-    if (reason := reason_against_containers()) is not None:
-        if os.environ.get("CI"):
-            pytest.fail(f"Continuous integration builds images, and here {reason}.")
-        pytest.skip(reason)
-    done = subprocess.run(
-        [ROOT / "tools/images/build"],
-        env={**os.environ, "PYTHON": sys.executable, "PYTHONPATH": f"{ROOT}:{ROOT / 'operator'}"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=3600,
-    )
-    assert done.returncode == 0, done.stderr
-    return ROOT / "build" / "images"
-
-
-@pytest.fixture(scope="session")
-def unpacked(built: Path) -> Iterator[Callable[[str], Image]]:
+def unpacked(image_archives: Path) -> Iterator[Callable[[str], Image]]:
     """Gives an image by its target, unpacked once. On the disk, because they are large for a memory."""
-    with TemporaryDirectory(dir=built, prefix="unpacked-") as folder:
+    with TemporaryDirectory(dir=image_archives, prefix="unpacked-") as folder:
         Path(folder).chmod(0o755)
 
         @cache
         def unpack(target: str) -> Image:
             root = Path(folder) / target
             root.mkdir()
-            return Image.unpack(built / f"{target}.tar", root)
+            return Image.unpack(image_archives / f"{target}.tar", root)
 
         yield unpack
 
