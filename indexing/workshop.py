@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 import engine
 from engine.errors import LedgerUnavailable, SightlineError
 from engine.generations import Generation, Generations, generations_of
+from engine.patience import PATIENCE_S
 from engine.ports import Encoder
 from engine.settings import Settings
 from indexing import disk
@@ -127,11 +128,11 @@ async def workshop(
 ) -> AsyncIterator[Workshop]:
     """The workshop of an index, which nobody else works in, or only others that share it.
 
-    Raises `IndexBusy` when somebody does, `IndexUnavailable` and `LedgerUnavailable` when a server is away, and
-    `SightlineError` for what happened inside when the disk is full.
+    Raises `IndexBusy` when somebody does, `IndexUnavailable` and `LedgerUnavailable` when a server stays away for a
+    minute, and `SightlineError` for what happened inside when the disk is full.
     """
     try:
-        async with generations_of(settings, index_name) as store:
+        async with generations_of(settings, index_name, patience_s=PATIENCE_S) as store:
             with store.lock(shared=shared):
                 ledger = await asyncio.to_thread(Ledger.open, settings, index_name)
                 try:

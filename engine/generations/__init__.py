@@ -140,22 +140,24 @@ class Generations(Protocol):
         ...
 
 
-def open_generations(settings: Settings, index: str) -> Generations:
+def open_generations(settings: Settings, index: str, *, patience_s: float = 0.0) -> Generations:
     """The generations of an index where the settings say: on the server of QDRANT_URL, else under INDEX_PATH.
 
-    Connects to nothing yet. Raises `BadUserInput` when `index` is no name of an index.
+    Connects to nothing yet. With `patience_s` a server that is away is waited for so many seconds, by everything done
+    with them or their indexes: what builds has a minute (`engine.patience`), what serves none. Raises `BadUserInput`
+    when `index` is no name of an index.
     """
     if settings.qdrant_url:
         from engine.generations.qdrant import QdrantGenerations  # noqa: PLC0415 - loads gRPC
 
-        return QdrantGenerations(settings, index)
+        return QdrantGenerations(settings, index, patience_s=patience_s)
     return FolderGenerations(settings, index)
 
 
 @asynccontextmanager
-async def generations_of(settings: Settings, index: str) -> AsyncIterator[Generations]:
+async def generations_of(settings: Settings, index: str, *, patience_s: float = 0.0) -> AsyncIterator[Generations]:
     """The same, closed in the end."""
-    generations = open_generations(settings, index)
+    generations = open_generations(settings, index, patience_s=patience_s)
     try:
         yield generations
     finally:

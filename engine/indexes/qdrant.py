@@ -62,14 +62,17 @@ class QdrantIndex:
         self._settings = settings
 
     @classmethod
-    async def create(cls, collection: str, dimension: int, settings: Settings) -> QdrantIndex:
+    async def create(
+        cls, collection: str, dimension: int, settings: Settings, *, patience_s: float = 0.0
+    ) -> QdrantIndex:
         """A new, empty collection of (dimension,) vectors. Graphs are built when `optimize` is called, not before.
 
+        With `patience_s` all that is done with it waits so many seconds for a server that is away.
         Raises `IndexUnavailable` when there is one of that name already, or the server does not answer.
         """
-        connection = QdrantConnection(settings)
+        connection = QdrantConnection(settings, patience_s=patience_s)
         try:
-            await connection.write("Collections/Create", _collection(collection, dimension, settings), again=False)
+            await connection.create(_collection(collection, dimension, settings))
             for field, kind in _PAYLOAD_INDEXES.items():
                 request = pb.CreateFieldIndexCollection(
                     collection_name=collection, field_name=field, field_type=kind, wait=True
@@ -81,13 +84,13 @@ class QdrantIndex:
         return cls(connection, collection, dimension, settings)
 
     @classmethod
-    async def open(cls, collection: str, settings: Settings) -> QdrantIndex:
-        """The collection, or what an alias of that name stands for.
+    async def open(cls, collection: str, settings: Settings, *, patience_s: float = 0.0) -> QdrantIndex:
+        """The collection, or what an alias of that name stands for; with `patience_s` as for `create`.
 
         Raises `IndexNotFound` when there is none, `IndexCorrupt` when it was not made by `create`, `IndexUnavailable`
         when the server does not answer.
         """
-        connection = QdrantConnection(settings)
+        connection = QdrantConnection(settings, patience_s=patience_s)
         try:
             reply = await connection.read("Collections/Get", pb.GetCollectionInfoRequest(collection_name=collection))
         except BaseException:
