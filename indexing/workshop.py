@@ -81,7 +81,8 @@ class Workshop:
         there = {generation.id for generation in await self.store.list()}
         gone = [build.generation for build in self.ledger.builds() if build.generation not in there]
         if gone:
-            remove_thumbnails(self.store.folder, self.ledger.only_in(gone))
+            for contents in self.ledger.only_in(gone):
+                remove_thumbnails(self.store.folder, contents)
             self.ledger.forget(gone)
         remove_drafts(self.store.folder)
 

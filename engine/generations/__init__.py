@@ -7,14 +7,14 @@ Qdrant Edge; `qdrant` as collections of a Qdrant server, with an alias. Both are
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
 from engine.generations.folder import FolderGenerations, GenerationStore, copy_tree
-from engine.generations.record import Generation, State, check_id, check_name
-from engine.ports import ModelInfo, Point, VectorIndex
+from engine.generations.record import Generation, State, Wanted, check_id, check_name
+from engine.ports import ModelInfo, VectorIndex
 from engine.settings import Settings
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "GenerationStore",
     "Generations",
     "State",
+    "Wanted",
     "check_id",
     "check_name",
     "copy_tree",
@@ -124,7 +125,7 @@ class Generations(Protocol):
         """
         ...
 
-    async def gather(self, generation: Generation, index: VectorIndex, wanted: Callable[[Point], bool]) -> None:
+    async def gather(self, generation: Generation, index: VectorIndex, wanted: Wanted) -> None:
         """Brings what builders wrote to their parts into the index of the generation, as far as it is `wanted`.
 
         Once there, the parts are deleted. Harmless when it was done before, or was interrupted.

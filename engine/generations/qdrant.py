@@ -18,7 +18,7 @@ import asyncio
 import builtins
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -27,9 +27,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from engine.errors import BadUserInput, IndexCorrupt, IndexNotFound, IndexNotReady
 from engine.generations.lock import beginning_lock, folder_lock
-from engine.generations.record import ID, NAME, Generation, check_name, described, folder_of, new_generation, restored
+from engine.generations.record import (
+    ID,
+    NAME,
+    Generation,
+    Wanted,
+    check_name,
+    described,
+    folder_of,
+    new_generation,
+    restored,
+)
 from engine.indexes.qdrant_connection import QdrantConnection
-from engine.ports import ModelInfo, Point, VectorIndex
+from engine.ports import ModelInfo, VectorIndex
 from engine.settings import Settings
 
 if TYPE_CHECKING:
@@ -235,7 +245,7 @@ class QdrantGenerations:
         """The collection: builders may all write to it."""
         return await self.create_index(generation)
 
-    async def gather(self, generation: Generation, index: VectorIndex, wanted: Callable[[Point], bool]) -> None:
+    async def gather(self, generation: Generation, index: VectorIndex, wanted: Wanted) -> None:
         """There are no parts."""
 
     async def open_index(self, generation: Generation) -> VectorIndex:
