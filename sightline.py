@@ -23,7 +23,7 @@ from indexing.bench.commands import bench_app, print_report
 from observability import logs
 
 if TYPE_CHECKING:
-    from engine.generations import Generation, Generations
+    from engine.generations import Generations
 
 T = TypeVar("T")
 
@@ -526,15 +526,16 @@ def prune(
     ] = None,
     index: IndexName = None,
 ) -> None:
-    """Delete complete generations but the newest; the serving one counts first and always stays."""
+    """Delete complete generations but the newest, and thumbnails that none has; the serving one always stays."""
+    from indexing.pruning import prune as put_away
 
-    async def delete(store: Generations) -> list[Generation]:
-        with store.lock():
-            return await store.prune(keep or settings().index_keep_generations)
-
-    for generation in (gone := _on_generations(index, delete, patience_s=PATIENCE_S)):
+    index_name, kept = index or settings().index_name, keep or settings().index_keep_generations
+    pruned = asyncio.run(put_away(settings(), index_name, kept))
+    for generation in pruned.generations:
         out.print(f"{generation.id} is deleted.")
-    if not gone:
+    if pruned.thumbnails:
+        out.print(f"{pruned.thumbnails:,} thumbnails that belonged to no generation are deleted.")
+    if not (pruned.generations or pruned.thumbnails):
         out.print("Nothing to delete.")
 
 

@@ -251,6 +251,16 @@ class Ledger:
                 return
             after = found[-1].content_hash
 
+    def named(self, contents: Collection[str]) -> set[str]:
+        """Which of these content hashes some file of some generation has."""
+        found: set[str] = set()
+        for part in _parts(sorted(contents)):
+            query = select(ITEMS.c.content_hash).where(
+                ITEMS.c.index_name == self._index, ITEMS.c.content_hash.in_(part)
+            )
+            found.update(row.content_hash for row in self._database.read(partial(_fetch, query=query.distinct())))
+        return found
+
     def forget(self, generations: Sequence[str]) -> None:
         """Drops the rows of generations."""
 

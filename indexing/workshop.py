@@ -17,8 +17,8 @@ from engine.patience import PATIENCE_S
 from engine.ports import Encoder
 from engine.settings import Settings
 from indexing import disk
-from indexing.entries import remove_drafts, remove_thumbnails
 from indexing.ledger import Build, Ledger
+from indexing.pruning import forget
 from indexing.report import Progress, Report
 
 
@@ -77,14 +77,8 @@ class Workshop:
         return generation
 
     async def forget(self) -> None:
-        """Drops the rows of generations that are no more, the thumbnails that only they had, and half-written ones."""
-        there = {generation.id for generation in await self.store.list()}
-        gone = [build.generation for build in self.ledger.builds() if build.generation not in there]
-        if gone:
-            for contents in self.ledger.only_in(gone):
-                remove_thumbnails(self.store.folder, contents)
-            self.ledger.forget(gone)
-        remove_drafts(self.store.folder)
+        """Puts away what belongs to generations that are no more: see `pruning`."""
+        await forget(self.store, self.ledger)
 
     @asynccontextmanager
     async def on_record(self, report: Report, generation: str | None = None) -> AsyncIterator[None]:

@@ -179,7 +179,10 @@ def forgotten_generations_leave_what_others_share(ledger: Ledger, _: Ledger) -> 
     _adopt(ledger, _SECOND, _FIRST)
     ledger.record(_SECOND, [replace(_picture("a.png"), content_hash="aa" * 32)])
     expect_equal(_only_in(ledger, _FIRST), [_picture("a.png").content_hash], "the content that only the first has")
+    known = {"aa" * 32, *(f"hash of {key}" for key in ("a.png", "b.png"))}
+    expect_equal(ledger.named([*known, "hash of c.png"]), known, "the contents that some file has")
     ledger.forget([_FIRST])
+    expect_equal(ledger.named(known), known - {"hash of a.png"}, "the contents that some file has still")
     expect_equal([build.generation for build in ledger.builds()], [_SECOND], "the generation that was kept")
     expect_equal(list(ledger.rows(_FIRST)), [], "no rows of the other")
     expect_equal(len(list(ledger.rows(_SECOND))), 3, "the rows that were kept")
