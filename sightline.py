@@ -17,12 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.errors import BadUserInput, SightlineError
+from engine.patience import PATIENCE_S
 from engine.settings import Settings, settings
 from indexing.bench.commands import bench_app, print_report
 from observability import logs
 
 if TYPE_CHECKING:
-    from engine.generations import Generation, Generations
+    from engine.generations import Generations
 
 T = TypeVar("T")
 
@@ -393,12 +394,12 @@ def bench_models(
 # ---------------------------------------------------------------- generations
 
 
-def _on_generations(index: str | None, work: Callable[[Generations], Awaitable[T]]) -> T:
+def _on_generations(index: str | None, work: Callable[[Generations], Awaitable[T]], *, patience_s: float = 0.0) -> T:
     """What `work` makes of an index's generations, wherever they are kept."""
     from engine.generations import generations_of
 
     async def run() -> T:
-        async with generations_of(settings(), index or settings().index_name) as store:
+        async with generations_of(settings(), index or settings().index_name, patience_s=patience_s) as store:
             return await work(store)
 
     return asyncio.run(run())
@@ -457,14 +458,14 @@ def finish_generation(
 @generations_app.command()
 def promote(generation: str, index: IndexName = None) -> None:
     """Make a generation the serving one, in one atomic switch."""
-    _on_generations(index, lambda store: store.promote(generation))
+    _on_generations(index, lambda store: store.promote(generation), patience_s=PATIENCE_S)
     out.print(f"{generation} serves.")
 
 
 @generations_app.command()
 def rollback(index: IndexName = None) -> None:
     """Go back to the generation that served before."""
-    serving = _on_generations(index, lambda store: store.rollback())
+    serving = _on_generations(index, lambda store: store.rollback(), patience_s=PATIENCE_S)
     out.print(f"{serving.id} serves again.")
 
 
@@ -525,15 +526,16 @@ def prune(
     ] = None,
     index: IndexName = None,
 ) -> None:
-    """Delete complete generations but the newest; the serving one counts first and always stays."""
+    """Delete complete generations but the newest, and thumbnails that none has; the serving one always stays."""
+    from indexing.pruning import prune as put_away
 
-    async def delete(store: Generations) -> list[Generation]:
-        with store.lock():
-            return await store.prune(keep or settings().index_keep_generations)
-
-    for generation in (gone := _on_generations(index, delete)):
+    index_name, kept = index or settings().index_name, keep or settings().index_keep_generations
+    pruned = asyncio.run(put_away(settings(), index_name, kept))
+    for generation in pruned.generations:
         out.print(f"{generation.id} is deleted.")
-    if not gone:
+    if pruned.thumbnails:
+        out.print(f"{pruned.thumbnails:,} thumbnails that belonged to no generation are deleted.")
+    if not (pruned.generations or pruned.thumbnails):
         out.print("Nothing to delete.")
 
 

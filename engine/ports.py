@@ -133,8 +133,8 @@ class VectorIndex(Protocol):
         """How many points the filter admits, exactly."""
         ...
 
-    async def retrieve(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
-        """The points of these ids, in that order, unknown ones left out."""
+    async def retrieve(self, ids: Sequence[str], *, vectors: bool = False, payload: bool = True) -> list[Point]:
+        """The points of these ids, in that order, unknown ones left out; their payloads are {} when not asked for."""
         ...
 
     async def facet(self, field: str, filter: Filter | None = None, limit: int = 100) -> list[tuple[str, int]]:
@@ -149,8 +149,8 @@ class VectorIndex(Protocol):
         """Removes points; unknown ids are ignored."""
         ...
 
-    async def ids(self) -> list[str]:
-        """Every id in the index, sorted."""
+    async def ids(self, after: str = "", limit: int | None = None) -> list[str]:
+        """The ids that come after one, sorted, and at most so many; every id when nothing is named."""
         ...
 
     async def optimize(self) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from functools import cached_property
+from collections import Counter
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from engine.errors import IndexCorrupt, NotPromoted, SourceError
 from engine.generations import Generation
 from engine.generations.record import WAITS
+from engine.indexes.pages import pages_of_ids
 from engine.ports import Point, VectorIndex
 from indexing import disk
 from indexing.decode import Reason
 from indexing.manifest import write_manifest
 from indexing.report import Report
+from indexing.sharding import owner
 from indexing.verification import Verification, verify
 from indexing.workshop import Workshop
 
@@ -30,19 +33,31 @@ class Completion:
         self._generation = generation
         self._promote = promote
 
-    async def missing(self, vectors: VectorIndex) -> list[str]:
-        """The keys of pictures that the ledger names and whose vectors are not there: they have to be done again.
+    async def missing(self, vectors: VectorIndex) -> Counter[int]:
+        """How many pictures the ledger names and whose vectors are not there, by shard: they have to be done again.
 
-        Vectors that it does not name go.
+        Their rows go, and their shards are not done any more. Vectors that the ledger does not name go too. Both sides
+        are compared page by page, so that the largest index needs no more memory than a small one.
         """
         ledger, id_ = self._workshop.ledger, self._generation.id
         self._workshop.progress.stage("checking")
-        await self._workshop.store.gather(self._generation, vectors, self._is_named)
-        named, there = ledger.indexed(id_), set(await vectors.ids())
-        await vectors.delete(sorted(there - named.keys()))
-        missing = [key for image, key in named.items() if image not in there]
-        ledger.remove(id_, missing)
-        return missing
+        await self._workshop.store.gather(self._generation, vectors, self._as_named)
+        shards, _ = await asyncio.to_thread(ledger.shards, id_)
+        lost: Counter[int] = Counter()
+        there = 0
+        pages = ledger.indexed(id_)
+        while named := await asyncio.to_thread(next, pages, None):
+            found = {point.id for point in await vectors.retrieve(list(named), payload=False)}
+            missing = [key for image, key in named.items() if image not in found]
+            if missing:
+                by_shard = Counter(owner(key, max(shards, 1)) for key in missing)
+                await asyncio.to_thread(ledger.reopen, id_, by_shard.keys())  # first: without it nobody would do them
+                await asyncio.to_thread(ledger.remove, id_, missing)
+                lost += by_shard
+            there += len(found)
+        if await vectors.count() > there:
+            await self._drop_unnamed(vectors)
+        return lost
 
     async def complete(self, vectors: VectorIndex) -> None:
         """Makes the generation ready and, if it is fit to serve, promotes it. Closes `vectors`.
@@ -133,14 +148,21 @@ class Completion:
                 await store.discard(other)
         await self._workshop.forget()
 
-    def _is_named(self, point: Point) -> bool:
-        return bool(self._contents.get(point.id) == point.payload["contentHash"])
+    async def _drop_unnamed(self, vectors: VectorIndex) -> None:
+        """Deletes vectors that the ledger does not name: of files that went before their row was written."""
+        async for ids in pages_of_ids(vectors):
+            named = await self._contents(await vectors.retrieve(ids))
+            await vectors.delete([id_ for id_ in ids if id_ not in named])
 
-    @cached_property
-    def _contents(self) -> dict[str, str | None]:
-        """The content of every picture that the ledger names, by id."""
-        rows = self._workshop.ledger.rows(self._generation.id)
-        return {row.id: row.content_hash for row in rows if row.state == "indexed"}
+    async def _as_named(self, points: Sequence[Point]) -> list[Point]:
+        """Those that the ledger names with the content that they were made of."""
+        named = await self._contents(points)
+        return [point for point in points if point.id in named and named[point.id] == point.payload["contentHash"]]
+
+    async def _contents(self, points: Sequence[Point]) -> dict[str, str | None]:
+        """The contents that the ledger has of the pictures that points were made of, by id."""
+        keys = [key for point in points if isinstance(key := point.payload.get("objectKey"), str)]
+        return await asyncio.to_thread(self._workshop.ledger.contents, self._generation.id, keys)
 
 
 def refuse_empty(source: str, skipped: dict[str, list[str]]) -> NoReturn:

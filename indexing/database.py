@@ -7,7 +7,6 @@ lost connection nobody knows whether it was committed, so every function given t
 
 from __future__ import annotations
 
-import random
 import re
 import threading
 import time
@@ -22,12 +21,10 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from engine.errors import BadUserInput, LedgerUnavailable
+from engine.patience import PATIENCE_S, pauses
 from engine.settings import Settings
 
 T = TypeVar("T")
-
-PATIENCE_S: Final = 60.0
-"""Seconds in which a transaction is tried again: a PostgreSQL that was killed is back by then."""
 
 SHORT_S: Final = 60.0
 """Seconds that one statement of an ordinary transaction may take."""
@@ -36,8 +33,6 @@ LONG_S: Final = 3600.0
 """Seconds for what touches every row of a generation."""
 
 _SQLITE_BUSY_S: Final = 30
-_FIRST_PAUSE_S: Final = 0.05
-_LONGEST_PAUSE_S: Final = 2.0
 _PAUSE_WORTH_TELLING_S: Final = 1.0
 
 # A server that dies without a word is noticed in 30 s, with or without a statement on its way to it.
@@ -208,12 +203,12 @@ class Database:
         """What an attempt returns, made again while the database is away or busy, until patience ends."""
         with self._counted():
             give_up = time.monotonic() + self._patience_s
-            pauses = _pauses()
+            pause_s = pauses()
             while True:
                 try:
                     return attempt()
                 except DBAPIError as error:
-                    pause = next(pauses)
+                    pause = next(pause_s)
                     too_late = time.monotonic() + pause > give_up
                     if not self._is_transient(error) or too_late:
                         self._explain(error)
@@ -327,14 +322,6 @@ def _said(error: DBAPIError) -> str:
 
 def _is_busy(error: DBAPIError) -> bool:
     return getattr(error.orig, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
-
-
-def _pauses() -> Iterator[float]:
-    """Seconds, growing, and a little different for each worker."""
-    pause = _FIRST_PAUSE_S
-    while True:
-        yield pause * (0.5 + random.random())
-        pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
 def _dump(document: Any) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +23,7 @@ from indexing.sources.addresses import file_name
 
 THUMBNAILS: Final = "thumbnails"
 _DRAFTS: Final = f"{THUMBNAILS}/.drafts"
+_TOGETHER: Final = 500
 _NO_PIXELS: Final[Pixels] = np.empty((0, 0, 3), dtype=np.uint8)
 
 
@@ -129,6 +132,14 @@ def remove_thumbnails(folder: Path, content_hashes: Iterable[str]) -> None:
     for content_hash in content_hashes:
         for file in (folder / _thumbnail(content_hash)).parent.glob(f"{content_hash}.*"):
             file.unlink(missing_ok=True)
+
+
+def stored_contents(folder: Path) -> Iterator[set[str]]:
+    """The hashes of the contents that have a thumbnail under an index's folder, some hundred at a time."""
+    for drawer in sorted((folder / THUMBNAILS).glob("[0-9a-f][0-9a-f]")):
+        with os.scandir(drawer) as files:
+            while page := {file.name.partition(".")[0] for file in islice(files, _TOGETHER)}:
+                yield page
 
 
 @cache

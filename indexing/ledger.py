@@ -221,8 +221,8 @@ class Ledger:
         query = select(*_BUILD).where(BUILDS.c.index_name == self._index).order_by(BUILDS.c.generation)
         return self._database.read(lambda connection: [Build(*found) for found in connection.execute(query)])
 
-    def only_in(self, generations: Sequence[str]) -> list[str]:
-        """The content hashes that these generations have and no other one has."""
+    def only_in(self, generations: Sequence[str]) -> Iterator[list[str]]:
+        """The content hashes that these generations have and no other one has, sorted, page by page."""
         others = ITEMS.alias()
         elsewhere = exists().where(
             others.c.index_name == self._index,
@@ -238,8 +238,28 @@ class Ledger:
                 ITEMS.c.content_hash.is_not(None),
                 ~elsewhere,
             )
+            .order_by(ITEMS.c.content_hash)
+            .limit(_PAGE)
         )
-        return self._database.read(lambda connection: list(connection.scalars(query)), timeout_s=LONG_S)
+        after = ""
+        while True:
+            page = query.where(ITEMS.c.content_hash > after)
+            found = self._database.read(partial(_fetch, query=page), timeout_s=LONG_S)
+            if found:
+                yield [row.content_hash for row in found]
+            if len(found) < _PAGE:
+                return
+            after = found[-1].content_hash
+
+    def named(self, contents: Collection[str]) -> set[str]:
+        """Which of these content hashes some file of some generation has."""
+        found: set[str] = set()
+        for part in _parts(sorted(contents)):
+            query = select(ITEMS.c.content_hash).where(
+                ITEMS.c.index_name == self._index, ITEMS.c.content_hash.in_(part)
+            )
+            found.update(row.content_hash for row in self._database.read(partial(_fetch, query=query.distinct())))
+        return found
 
     def forget(self, generations: Sequence[str]) -> None:
         """Drops the rows of generations."""
@@ -260,13 +280,25 @@ class Ledger:
         They are read page by page, each in a transaction of its own, so a listing may take as long as it likes.
         """
         columns = _WHOLE if whole else _PLAIN
-        for found in self._listing(select(*columns).where(*self._of(generation))):
-            yield Row(*found)
+        for page in self._pages(select(*columns).where(*self._of(generation))):
+            for found in page:
+                yield Row(*found)
 
-    def indexed(self, generation: str) -> dict[str, str]:
-        """The ids of a generation's vectors, each with its file's key."""
+    def indexed(self, generation: str) -> Iterator[dict[str, str]]:
+        """The ids of a generation's vectors, each with its file's key, page by page in the order of the keys."""
         query = select(ITEMS.c.id, ITEMS.c.key).where(*self._of(generation), ITEMS.c.state == "indexed")
-        return {found.id: found.key for found in self._listing(query)}
+        for page in self._pages(query):
+            yield {found.id: found.key for found in page}
+
+    def contents(self, generation: str, keys: Sequence[str]) -> dict[str, str | None]:
+        """The content hashes of those of these files that are indexed, by the ids of their vectors."""
+        found: dict[str, str | None] = {}
+        for part in _parts(keys):
+            query = select(ITEMS.c.id, ITEMS.c.content_hash).where(
+                *self._of(generation), ITEMS.c.state == "indexed", ITEMS.c.key.in_(part)
+            )
+            found |= {row.id: row.content_hash for row in self._database.read(partial(_fetch, query=query))}
+        return found
 
     def record(self, generation: str, rows: Sequence[Row]) -> None:
         """Writes rows, each in place of what was known of its file, all or nothing.
@@ -423,7 +455,7 @@ class Ledger:
         change = update(BUILDS).where(*where).values(**values)
         self._database.write(lambda connection: connection.execute(change))
 
-    def _listing(self, query: Select[Any]) -> Iterator[Any]:
+    def _pages(self, query: Select[Any]) -> Iterator[Sequence[Any]]:
         """What a query on one generation finds, sorted by key: each page begins after the last key of the one before.
 
         So no transaction stays open while the reader works, and none that is lost has to start from the first file.
@@ -432,7 +464,8 @@ class Ledger:
         while True:
             page = query.where(ITEMS.c.key > after).order_by(ITEMS.c.key).limit(_PAGE)
             found = self._database.read(partial(_fetch, query=page))
-            yield from found
+            if found:
+                yield found
             if len(found) < _PAGE:
                 return
             after = found[-1].key

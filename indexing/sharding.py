@@ -29,14 +29,19 @@ class Shard:
 
     def owns(self, key: str) -> bool:
         """Whether a file is in this part."""
-        if self.count == 1:
-            return True
-        digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        return int.from_bytes(digest, "big") % self.count == self.index
+        return owner(key, self.count) == self.index
 
     def __str__(self) -> str:
         """For people."""
         return f"shard {self.index} of {self.count}"
+
+
+def owner(key: str, count: int) -> int:
+    """The number of the part that a file is in, of so many."""
+    if count == 1:
+        return 0
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % count
 
 
 WHOLE: Final = Shard(0, 1)

@@ -19,6 +19,7 @@ import orjson
 
 from engine.errors import BadUserInput, IndexCorrupt, SourceError
 from engine.generations import Generation, Generations, generations_of
+from engine.patience import PATIENCE_S
 from engine.ports import Encoder, ModelInfo, Point, VectorIndex, Vectors
 from engine.settings import Settings
 from indexing import disk
@@ -159,7 +160,7 @@ async def _simulate(
     count: int, space: Space, seed: int, model: ModelInfo, index_name: str, settings: Settings, progress: Progress
 ) -> Generation:
     batches = points(count, space, seed)
-    async with generations_of(settings, index_name) as store:
+    async with generations_of(settings, index_name, patience_s=PATIENCE_S) as store:
         with store.lock():
             await _make_way(store, index_name)
             if not settings.qdrant_url:  # else the vectors take space elsewhere
@@ -170,7 +171,8 @@ async def _simulate(
                 await _fill(await store.create_index(generation), batches, count, progress)
                 await store.finish(generation, count)
             except BaseException:
-                await store.discard(generation)
+                async with generations_of(settings, index_name) as hurried:  # who has waited, or was stopped, is done
+                    await hurried.discard(generation)
                 raise
             progress("promoting", count, count)
             serving = await store.promote(generation.id)

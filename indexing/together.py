@@ -111,11 +111,9 @@ async def _complete(shop: Workshop, completion: Completion, generation: Generati
         raise _undone(generation.id, count, open_shards, "not done")
     vectors = await shop.store.create_index(generation)
     try:
-        if missing := await completion.missing(vectors):
-            lost = {shard.index for shard in (Shard(i, count) for i in range(count)) if any(map(shard.owns, missing))}
-            await asyncio.to_thread(shop.ledger.reopen, generation.id, lost)
-            what = f"missing vectors ({len(missing)} pictures) that were written"
-            raise _undone(generation.id, count, lost, what)
+        if lost := await completion.missing(vectors):
+            what = f"missing vectors ({lost.total()} pictures) that were written"
+            raise _undone(generation.id, count, set(lost), what)
         await completion.complete(vectors)
     finally:
         with suppress(SightlineError):

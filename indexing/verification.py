@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from engine.errors import BadUserInput
+from engine.indexes.pages import pages_of_ids
 from engine.ports import Hit, Point, VectorIndex, VectorQuery, Vectors
 from engine.settings import Settings
 
@@ -171,8 +172,13 @@ def recall(exact: Sequence[Sequence[Hit]], found: Sequence[Sequence[Hit]]) -> fl
 
 async def _sample(index: VectorIndex) -> list[Point]:
     """Some of its pictures, spread over all: ids are hashes, so their order is no order."""
-    ids = await index.ids()
-    return await index.retrieve(ids[:: max(len(ids) // _CAPTIONS, 1)][:_CAPTIONS], vectors=True)
+    every = max((await index.info()).points // _CAPTIONS, 1)
+    taken: list[str] = []
+    seen = 0
+    async for ids in pages_of_ids(index):
+        taken += ids[-seen % every :: every]
+        seen += len(ids)
+    return await index.retrieve(taken[:_CAPTIONS], vectors=True)
 
 
 async def _queries(sample: Sequence[Point], encode: EncodeTexts | None) -> Vectors:

@@ -10,6 +10,7 @@ from typing import Final
 
 from engine.errors import IndexNotReady, NotPromoted
 from engine.generations import Generation, Generations, generations_of
+from engine.patience import PATIENCE_S
 from engine.ports import Encoder, Hit, VectorIndex, Vectors
 from engine.settings import Settings
 from indexing.ledger import FILE, Ledger
@@ -72,7 +73,7 @@ async def _ready(settings: Settings, index: str, id_: str | None) -> AsyncIterat
     """A complete generation with the model that it can be asked in."""
     from engine.encoders.choice import load_encoder  # noqa: PLC0415 - takes a second
 
-    async with generations_of(settings, index) as store:
+    async with generations_of(settings, index, patience_s=PATIENCE_S) as store:
         generation = await _chosen(store, id_)
         await store.verify(generation)
         encoder = await asyncio.to_thread(load_encoder, settings)
@@ -88,7 +89,7 @@ async def _ready(settings: Settings, index: str, id_: str | None) -> AsyncIterat
 @asynccontextmanager
 async def _opened(settings: Settings, generation: Generation) -> AsyncIterator[VectorIndex]:
     """Its index, searched as these settings say."""
-    async with generations_of(settings, generation.index) as store:
+    async with generations_of(settings, generation.index, patience_s=PATIENCE_S) as store:
         opened = await store.open_index(generation)
         try:
             yield opened

@@ -13,11 +13,12 @@ from sqlalchemy.exc import SQLAlchemyError
 import engine
 from engine.errors import LedgerUnavailable, SightlineError
 from engine.generations import Generation, Generations, generations_of
+from engine.patience import PATIENCE_S
 from engine.ports import Encoder
 from engine.settings import Settings
 from indexing import disk
-from indexing.entries import remove_drafts, remove_thumbnails
 from indexing.ledger import Build, Ledger
+from indexing.pruning import forget
 from indexing.report import Progress, Report
 
 
@@ -76,13 +77,8 @@ class Workshop:
         return generation
 
     async def forget(self) -> None:
-        """Drops the rows of generations that are no more, the thumbnails that only they had, and half-written ones."""
-        there = {generation.id for generation in await self.store.list()}
-        gone = [build.generation for build in self.ledger.builds() if build.generation not in there]
-        if gone:
-            remove_thumbnails(self.store.folder, self.ledger.only_in(gone))
-            self.ledger.forget(gone)
-        remove_drafts(self.store.folder)
+        """Puts away what belongs to generations that are no more: see `pruning`."""
+        await forget(self.store, self.ledger)
 
     @asynccontextmanager
     async def on_record(self, report: Report, generation: str | None = None) -> AsyncIterator[None]:
@@ -127,11 +123,11 @@ async def workshop(
 ) -> AsyncIterator[Workshop]:
     """The workshop of an index, which nobody else works in, or only others that share it.
 
-    Raises `IndexBusy` when somebody does, `IndexUnavailable` and `LedgerUnavailable` when a server is away, and
-    `SightlineError` for what happened inside when the disk is full.
+    Raises `IndexBusy` when somebody does, `IndexUnavailable` and `LedgerUnavailable` when a server stays away for a
+    minute, and `SightlineError` for what happened inside when the disk is full.
     """
     try:
-        async with generations_of(settings, index_name) as store:
+        async with generations_of(settings, index_name, patience_s=PATIENCE_S) as store:
             with store.lock(shared=shared):
                 ledger = await asyncio.to_thread(Ledger.open, settings, index_name)
                 try:

@@ -266,7 +266,7 @@ async def builders_fill_a_generation_together(make: Make) -> None:
     for _again in range(2):
         index = await store.create_index(generation)
         try:
-            await store.gather(generation, index, lambda _point: True)
+            await store.gather(generation, index, _all)
             expect_equal(await index.ids(), [point.id for point in POINTS[:16]], "the points of all builders")
             [found] = await index.search([VectorQuery(changed.vector, 1, exact=True)])  # type: ignore[arg-type]
             expect_equal(found[0].id, changed.id, "what is nearest to the vector that was changed")
@@ -274,6 +274,10 @@ async def builders_fill_a_generation_together(make: Make) -> None:
             await index.close()
     finished = await store.finish(generation, 16)
     await store.verify(finished)
+
+
+async def _all(points: Sequence[Point]) -> Sequence[Point]:
+    return points
 
 
 GENERATIONS: Final[tuple[Callable[[Make], Awaitable[None]], ...]] = (

@@ -19,6 +19,7 @@ from engine.conformance.expectation import expect, expect_equal, refused
 from engine.errors import BadUserInput
 from engine.filters import matches
 from engine.indexes.exact import ExactIndex
+from engine.indexes.pages import pages_of_ids
 from engine.ports import And, Filter, Hit, Match, Not, Or, Point, Range, VectorIndex, VectorQuery, Vectors
 
 Make = Callable[[int], Awaitable[VectorIndex]]
@@ -231,11 +232,20 @@ async def retrieved_points_keep_the_order_of_the_ids(index: VectorIndex) -> None
     expect_equal([point.payload for point in points], [point.payload for point in wanted], "payloads")
     [whole] = await index.retrieve([wanted[0].id], vectors=True)
     _expect_near(whole, ROWS[9])
+    bare = await index.retrieve([wanted[0].id, UNKNOWN], payload=False)
+    expect_equal([(point.id, point.payload) for point in bare], [(wanted[0].id, {})], "a point without its payload")
 
 
 async def every_id_is_listed_in_order(index: VectorIndex) -> None:
-    """All ids, sorted."""
-    expect_equal(await index.ids(), sorted(point.id for point in POINTS), "ids")
+    """All ids, sorted, or a page of those that come after one, whether it is there or not."""
+    ids = sorted(point.id for point in POINTS)
+    expect_equal(await index.ids(), ids, "ids")
+    expect_equal(await index.ids(limit=7), ids[:7], "the first seven ids")
+    expect_equal(await index.ids(ids[6], 7), ids[7:14], "the next seven ids")
+    expect_equal(await index.ids(ids[-8]), ids[-7:], "the ids that come last")
+    expect_equal(await index.ids(ids[-1], 7), [], "ids after the last one")
+    between = str(uuid.UUID(int=uuid.UUID(ids[3]).int + 1))
+    expect_equal(await index.ids(between, 2), ids[4:6], "ids after one that is not there")
 
 
 async def facets_count_points(index: VectorIndex) -> None:
@@ -347,6 +357,8 @@ async def more_points_than_one_page_or_batch_holds_are_all_there(make: Make) -> 
     half = np.full(2, 0.5, dtype=np.float32)
     await index.upsert([Point(id_, half, {"metadata": {"n": n % 2}}) for n, id_ in reversed(list(enumerate(ids)))])
     expect(await index.ids() == ids, f"not all of {_MANY} ids are listed, or not in order")
+    paged = [id_ async for page in pages_of_ids(index) for id_ in page]
+    expect(paged == ids, f"not all of {_MANY} ids are listed page by page, or not in order")
     expect_equal(await index.count(), _MANY, "count")
     expect_equal(await index.facet("metadata.n"), [("0", _MANY // 2), ("1", _MANY // 2)], "facet over all pages")
     expect_equal(len(await index.retrieve(ids)), _MANY, "points retrieved at once")

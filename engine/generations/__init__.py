@@ -7,14 +7,14 @@ Qdrant Edge; `qdrant` as collections of a Qdrant server, with an alias. Both are
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
 from engine.generations.folder import FolderGenerations, GenerationStore, copy_tree
-from engine.generations.record import Generation, State, check_id, check_name
-from engine.ports import ModelInfo, Point, VectorIndex
+from engine.generations.record import Generation, State, Wanted, check_id, check_name
+from engine.ports import ModelInfo, VectorIndex
 from engine.settings import Settings
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "GenerationStore",
     "Generations",
     "State",
+    "Wanted",
     "check_id",
     "check_name",
     "copy_tree",
@@ -124,7 +125,7 @@ class Generations(Protocol):
         """
         ...
 
-    async def gather(self, generation: Generation, index: VectorIndex, wanted: Callable[[Point], bool]) -> None:
+    async def gather(self, generation: Generation, index: VectorIndex, wanted: Wanted) -> None:
         """Brings what builders wrote to their parts into the index of the generation, as far as it is `wanted`.
 
         Once there, the parts are deleted. Harmless when it was done before, or was interrupted.
@@ -140,22 +141,24 @@ class Generations(Protocol):
         ...
 
 
-def open_generations(settings: Settings, index: str) -> Generations:
+def open_generations(settings: Settings, index: str, *, patience_s: float = 0.0) -> Generations:
     """The generations of an index where the settings say: on the server of QDRANT_URL, else under INDEX_PATH.
 
-    Connects to nothing yet. Raises `BadUserInput` when `index` is no name of an index.
+    Connects to nothing yet. With `patience_s` a server that is away is waited for so many seconds, by everything done
+    with them or their indexes: what builds has a minute (`engine.patience`), what serves none. Raises `BadUserInput`
+    when `index` is no name of an index.
     """
     if settings.qdrant_url:
         from engine.generations.qdrant import QdrantGenerations  # noqa: PLC0415 - loads gRPC
 
-        return QdrantGenerations(settings, index)
+        return QdrantGenerations(settings, index, patience_s=patience_s)
     return FolderGenerations(settings, index)
 
 
 @asynccontextmanager
-async def generations_of(settings: Settings, index: str) -> AsyncIterator[Generations]:
+async def generations_of(settings: Settings, index: str, *, patience_s: float = 0.0) -> AsyncIterator[Generations]:
     """The same, closed in the end."""
-    generations = open_generations(settings, index)
+    generations = open_generations(settings, index, patience_s=patience_s)
     try:
         yield generations
     finally:

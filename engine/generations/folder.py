@@ -26,8 +26,19 @@ import structlog
 
 from engine.errors import BadUserInput, IndexCorrupt, IndexNotFound, IndexNotReady, IndexUnavailable
 from engine.generations.lock import beginning_lock, folder_lock
-from engine.generations.record import ID, NAME, Generation, check_name, described, folder_of, new_generation, restored
-from engine.ports import ModelInfo, Point, VectorIndex
+from engine.generations.record import (
+    ID,
+    NAME,
+    Generation,
+    Wanted,
+    check_name,
+    described,
+    folder_of,
+    new_generation,
+    restored,
+)
+from engine.indexes.pages import pages_of_ids
+from engine.ports import ModelInfo, VectorIndex
 from engine.settings import Settings, settings
 
 T = TypeVar("T")
@@ -35,7 +46,6 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 _CHUNK: Final = 1 << 20
-_PAGE: Final = 1024  # points copied at once
 _HISTORY: Final = 20  # earlier generations that the pointer file remembers; far more than are ever kept
 
 
@@ -299,7 +309,7 @@ class FolderGenerations:
                 continue
         raise AssertionError  # there is always another number
 
-    async def gather(self, generation: Generation, index: VectorIndex, wanted: Callable[[Point], bool]) -> None:
+    async def gather(self, generation: Generation, index: VectorIndex, wanted: Wanted) -> None:
         """Copies points from the builders' shards, page by page; what a damaged one had is missing then."""
         from engine.indexes.edge import EdgeIndex  # noqa: PLC0415 - Edge is loaded only where something is written
 
@@ -310,10 +320,8 @@ class FolderGenerations:
                 log.warning("what a worker wrote can't be read", folder=str(folder), reason=str(error))
                 continue
             try:
-                ids = await part.ids()
-                for start in range(0, len(ids), _PAGE):
-                    points = await part.retrieve(ids[start : start + _PAGE], vectors=True)
-                    await index.upsert([point for point in points if wanted(point)])
+                async for ids in pages_of_ids(part):
+                    await index.upsert(await wanted(await part.retrieve(ids, vectors=True)))
             finally:
                 await part.close()
         await _ended(partial(shutil.rmtree, _parts(generation), ignore_errors=True))

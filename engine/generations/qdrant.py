@@ -18,7 +18,7 @@ import asyncio
 import builtins
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -27,9 +27,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from engine.errors import BadUserInput, IndexCorrupt, IndexNotFound, IndexNotReady
 from engine.generations.lock import beginning_lock, folder_lock
-from engine.generations.record import ID, NAME, Generation, check_name, described, folder_of, new_generation, restored
+from engine.generations.record import (
+    ID,
+    NAME,
+    Generation,
+    Wanted,
+    check_name,
+    described,
+    folder_of,
+    new_generation,
+    restored,
+)
 from engine.indexes.qdrant_connection import QdrantConnection
-from engine.ports import ModelInfo, Point, VectorIndex
+from engine.ports import ModelInfo, VectorIndex
 from engine.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,12 +65,16 @@ class _Record:
 class QdrantGenerations:
     """The generations of one index at the server of QDRANT_URL. Use it from one event loop at a time."""
 
-    def __init__(self, settings: Settings, index: str) -> None:
-        """Connects at the first call. Raises `BadUserInput` when `index` is no name of an index."""
+    def __init__(self, settings: Settings, index: str, *, patience_s: float = 0.0) -> None:
+        """Connects at the first call, and waits `patience_s` seconds for a server that is away, its indexes too.
+
+        Raises `BadUserInput` when `index` is no name of an index.
+        """
         self._settings = settings
+        self._patience_s = patience_s
         self._index = check_name(index)
         self._alias = f"{_PREFIX}{index}"
-        self._connection = _connection(settings)
+        self._connection = _connection(settings, patience_s)
 
     @property
     def index(self) -> str:
@@ -90,7 +104,7 @@ class QdrantGenerations:
         await self._sweep()
         generation = new_generation(self._settings.index_path, self._index, model, id)
         collection = self._collection(generation.id)
-        index = await _index().create(collection, model.dimension, self._settings)
+        index = await _index().create(collection, model.dimension, self._settings, patience_s=self._patience_s)
         try:
             await self._note(generation.id, {**described(generation, self._settings), "state": _COPYING})
             if base is not None and base.model.fingerprint == model.fingerprint:
@@ -225,18 +239,19 @@ class QdrantGenerations:
 
     async def create_index(self, generation: Generation) -> VectorIndex:
         """The collection of a generation in state building, to write to."""
-        return await _index().open(self._collection(generation.id), self._settings)
+        return await self.open_index(generation)
 
     async def create_part(self, generation: Generation, shard: int) -> VectorIndex:  # noqa: ARG002 - the protocol's
         """The collection: builders may all write to it."""
         return await self.create_index(generation)
 
-    async def gather(self, generation: Generation, index: VectorIndex, wanted: Callable[[Point], bool]) -> None:
+    async def gather(self, generation: Generation, index: VectorIndex, wanted: Wanted) -> None:
         """There are no parts."""
 
     async def open_index(self, generation: Generation) -> VectorIndex:
         """The collection of a ready generation, by its own name: a search is not led elsewhere by the alias."""
-        return await _index().open(self._collection(generation.id), self._settings)
+        collection = self._collection(generation.id)
+        return await _index().open(collection, self._settings, patience_s=self._patience_s)
 
     async def close(self) -> None:
         """Closes the connection; harmless when done twice."""
@@ -306,7 +321,7 @@ class QdrantGenerations:
 
 async def collected_names(settings: Settings) -> list[str]:
     """The names of the indexes that have a collection at the server, sorted."""
-    connection = _connection(settings)
+    connection = _connection(settings, 0.0)
     try:
         names = await connection.collections(_PREFIX)
     finally:
@@ -314,9 +329,9 @@ async def collected_names(settings: Settings) -> list[str]:
     return sorted({found[1] for name in names if (found := _COLLECTION.fullmatch(name))})
 
 
-def _connection(settings: Settings) -> QdrantConnection:
+def _connection(settings: Settings, patience_s: float) -> QdrantConnection:
     """One line is enough for what is asked here."""
-    return QdrantConnection(settings.model_copy(update={"qdrant_pool": 1}))
+    return QdrantConnection(settings.model_copy(update={"qdrant_pool": 1}), patience_s=patience_s)
 
 
 def _later_than(records: list[_Record]) -> datetime:

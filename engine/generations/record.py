@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from engine.errors import BadUserInput
-from engine.ports import ModelInfo
+from engine.ports import ModelInfo, Point
 from engine.settings import Settings
 
 State = Literal["building", "ready"]
+
+Wanted = Callable[[Sequence[Point]], Awaitable[Sequence[Point]]]
+"""Those of a page of points that belong to a generation."""
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 """The name of an index."""

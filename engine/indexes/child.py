@@ -106,15 +106,17 @@ class Server:
         match method, arguments:
             case "count", (filter,):
                 result = shard.count(from_canonical(filter))
-            case "retrieve", (ids, with_vectors):
-                result, vectors = wire.pack_points(shard.retrieve(ids, vectors=with_vectors))
+            case "retrieve", (ids, with_vectors, with_payload):
+                result, vectors = wire.pack_points(shard.retrieve(ids, vectors=with_vectors, payload=with_payload))
+            case "ids", (after, limit):
+                result = shard.ids(after, limit)
             case "facet", (field, filter, limit):
                 result = shard.facet(field, from_canonical(filter), limit)
             case "upsert", (rows,):
                 shard.upsert(wire.unpack_points(rows, floats))
             case "delete", (ids,):
                 shard.delete(ids)
-            case (("ids" | "info" | "optimize" | "close"), ()):
+            case (("info" | "optimize" | "close"), ()):
                 result = getattr(shard, method)()
         return result, vectors
 

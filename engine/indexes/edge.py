@@ -59,9 +59,9 @@ class EdgeIndex:
         """How many points the filter admits, exactly."""
         return await self._call(lambda: self._shard.count(filter))
 
-    async def retrieve(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
-        """The points of these ids, in that order, unknown ones left out."""
-        return await self._call(lambda: self._shard.retrieve(ids, vectors=vectors))
+    async def retrieve(self, ids: Sequence[str], *, vectors: bool = False, payload: bool = True) -> list[Point]:
+        """The points of these ids, in that order, unknown ones left out; their payloads are {} when not asked for."""
+        return await self._call(lambda: self._shard.retrieve(ids, vectors=vectors, payload=payload))
 
     async def facet(self, field: str, filter: Filter | None = None, limit: int = 100) -> list[tuple[str, int]]:
         """The values of a field with their numbers of points. Fast for category, a full read for other fields."""
@@ -78,9 +78,9 @@ class EdgeIndex:
         """Removes points; unknown ids are ignored."""
         await self._call(lambda: self._shard.delete(ids))
 
-    async def ids(self) -> list[str]:
-        """Every id, sorted."""
-        return await self._call(self._shard.ids)
+    async def ids(self, after: str = "", limit: int | None = None) -> list[str]:
+        """The ids that come after one, sorted, and at most so many; every id when nothing is named."""
+        return await self._call(lambda: self._shard.ids(after, limit))
 
     async def optimize(self) -> None:
         """Builds graph and quantized vectors. Blocks all of this process's Python for as long as it takes."""

@@ -32,10 +32,10 @@ class ExactIndex:
         """How many points the filter admits."""
         return len(self._admitted(filter))
 
-    async def retrieve(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
-        """The points of these ids, in that order, unknown ones left out."""
+    async def retrieve(self, ids: Sequence[str], *, vectors: bool = False, payload: bool = True) -> list[Point]:
+        """The points of these ids, in that order, unknown ones left out; their payloads are {} when not asked for."""
         known = ((id_, self._points[id_]) for id_ in ids if id_ in self._points)
-        return [Point(id_, vector if vectors else None, payload) for id_, (vector, payload) in known]
+        return [Point(id_, vector if vectors else None, held if payload else {}) for id_, (vector, held) in known]
 
     async def facet(
         self,
@@ -60,9 +60,9 @@ class ExactIndex:
             self._points.pop(id_, None)
         self._rows = None
 
-    async def ids(self) -> list[str]:
-        """Every id, sorted."""
-        return sorted(self._points)
+    async def ids(self, after: str = "", limit: int | None = None) -> list[str]:
+        """The ids that come after one, sorted, and at most so many; every id when nothing is named."""
+        return sorted(id_ for id_ in self._points if id_ > after)[:limit]
 
     async def optimize(self) -> None:
         """Has nothing to build."""

@@ -95,9 +95,9 @@ class ProcessIndex:
         count, _ = await self._call("count", [canonical(filter)])
         return int(count)
 
-    async def retrieve(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
-        """The points of these ids, in that order, unknown ones left out."""
-        return wire.unpack_points(*await self._call("retrieve", [list(ids), vectors]))
+    async def retrieve(self, ids: Sequence[str], *, vectors: bool = False, payload: bool = True) -> list[Point]:
+        """The points of these ids, in that order, unknown ones left out; their payloads are {} when not asked for."""
+        return wire.unpack_points(*await self._call("retrieve", [list(ids), vectors, payload]))
 
     async def facet(self, field: str, filter: Filter | None = None, limit: int = 100) -> list[tuple[str, int]]:
         """The values of a field with their numbers of points. Fast for category, a full read for other fields."""
@@ -124,9 +124,9 @@ class ProcessIndex:
         """Removes points; unknown ids are ignored."""
         await self._call("delete", [list(ids)])
 
-    async def ids(self) -> list[str]:
-        """Every id, sorted."""
-        ids, _ = await self._call("ids")
+    async def ids(self, after: str = "", limit: int | None = None) -> list[str]:
+        """The ids that come after one, sorted, and at most so many; every id when nothing is named."""
+        ids, _ = await self._call("ids", [after, limit])
         return list(ids)
 
     async def optimize(self) -> None:

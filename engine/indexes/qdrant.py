@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any, Final
 
 from engine.errors import BadUserInput, IndexCorrupt, IndexUnavailable
@@ -62,14 +63,17 @@ class QdrantIndex:
         self._settings = settings
 
     @classmethod
-    async def create(cls, collection: str, dimension: int, settings: Settings) -> QdrantIndex:
+    async def create(
+        cls, collection: str, dimension: int, settings: Settings, *, patience_s: float = 0.0
+    ) -> QdrantIndex:
         """A new, empty collection of (dimension,) vectors. Graphs are built when `optimize` is called, not before.
 
+        With `patience_s` all that is done with it waits so many seconds for a server that is away.
         Raises `IndexUnavailable` when there is one of that name already, or the server does not answer.
         """
-        connection = QdrantConnection(settings)
+        connection = QdrantConnection(settings, patience_s=patience_s)
         try:
-            await connection.write("Collections/Create", _collection(collection, dimension, settings), again=False)
+            await connection.create(_collection(collection, dimension, settings))
             for field, kind in _PAYLOAD_INDEXES.items():
                 request = pb.CreateFieldIndexCollection(
                     collection_name=collection, field_name=field, field_type=kind, wait=True
@@ -81,13 +85,13 @@ class QdrantIndex:
         return cls(connection, collection, dimension, settings)
 
     @classmethod
-    async def open(cls, collection: str, settings: Settings) -> QdrantIndex:
-        """The collection, or what an alias of that name stands for.
+    async def open(cls, collection: str, settings: Settings, *, patience_s: float = 0.0) -> QdrantIndex:
+        """The collection, or what an alias of that name stands for; with `patience_s` as for `create`.
 
         Raises `IndexNotFound` when there is none, `IndexCorrupt` when it was not made by `create`, `IndexUnavailable`
         when the server does not answer.
         """
-        connection = QdrantConnection(settings)
+        connection = QdrantConnection(settings, patience_s=patience_s)
         try:
             reply = await connection.read("Collections/Get", pb.GetCollectionInfoRequest(collection_name=collection))
         except BaseException:
@@ -117,15 +121,15 @@ class QdrantIndex:
         """How many points the filter admits, exactly."""
         return await self.connection.count(self.collection, translate(filter))
 
-    async def retrieve(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
-        """The points of these ids, in that order, unknown ones left out."""
+    async def retrieve(self, ids: Sequence[str], *, vectors: bool = False, payload: bool = True) -> list[Point]:
+        """The points of these ids, in that order, unknown ones left out; their payloads are {} when not asked for."""
         known = [id_ for id_ in ids if is_id(id_)]
         found: dict[str, Point] = {}
         for start in range(0, len(known), _BATCH_POINTS):
             request = pb.GetPoints(
                 collection_name=self.collection,
                 ids=[point_id(id_) for id_ in known[start : start + _BATCH_POINTS]],
-                with_payload=pb.WithPayloadSelector(enable=True),
+                with_payload=pb.WithPayloadSelector(enable=payload),
                 with_vectors=pb.WithVectorsSelector(enable=vectors),
             )
             reply = await self.connection.read("Points/Get", request)
@@ -152,9 +156,21 @@ class QdrantIndex:
                 counts.update(facet_values(field, unpacked_fields(record.payload)))
         return most_frequent(counts, limit)
 
-    async def ids(self) -> list[str]:
-        """Every id, sorted."""
-        return sorted([record.id.uuid async for record in self._scroll(None, [])])
+    async def ids(self, after: str = "", limit: int | None = None) -> list[str]:
+        """The ids that come after one, sorted, and at most so many; every id when nothing is named."""
+        request = pb.ScrollPoints(
+            collection_name=self.collection,
+            offset=point_id(after) if after else None,
+            limit=_PAGE if limit is None else min(limit + 1, _PAGE),  # a page begins with the id that it comes after
+            with_payload=pb.WithPayloadSelector(enable=False),
+        )
+        found: list[str] = []
+        async with aclosing(self._pages(request)) as pages:
+            async for records in pages:
+                found += [record.id.uuid for record in records if record.id.uuid != after]
+                if limit is not None and len(found) >= limit:
+                    break
+        return found[:limit]
 
     async def info(self) -> IndexInfo:
         """Size and shape; `disk_bytes` is 0, because the files are the server's."""
@@ -268,16 +284,13 @@ class QdrantIndex:
 
     async def _scroll(self, filter: Any, fields: list[str]) -> AsyncIterator[Any]:
         """All records that pass, with these payload fields only."""
-        if fields:
-            payload = pb.WithPayloadSelector(include=pb.PayloadIncludeSelector(fields=fields))
-        else:
-            payload = pb.WithPayloadSelector(enable=False)
+        payload = pb.WithPayloadSelector(include=pb.PayloadIncludeSelector(fields=fields))
         request = pb.ScrollPoints(collection_name=self.collection, filter=filter, limit=_PAGE, with_payload=payload)
         async for records in self._pages(request):
             for record in records:
                 yield record
 
-    async def _pages(self, request: Any) -> AsyncIterator[Any]:
+    async def _pages(self, request: Any) -> AsyncGenerator[Any]:
         """The records of one page after the other."""
         while True:
             reply = await self.connection.read("Points/Scroll", request)

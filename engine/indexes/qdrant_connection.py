@@ -7,13 +7,18 @@ made twice without harm (points are written by id), except the few that say so.
 A server that hangs would cost every search its whole deadline. So after several reads in a row that ran out of time,
 reads fail at once, and one at a time is let through to see whether the server is well again. A server that is gone
 needs none of that: its refusals come at once, and it is taken back with the next call.
+
+Whoever builds is patient instead: a call that found no server, or ran out of time, is made again with growing pauses
+until one has been waited for long enough, and nobody counts how often it hung. Nothing is made again whose repetition
+could do harm: see `create` and `switch_alias`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
@@ -24,7 +29,10 @@ from engine.breaker import FAILURES, Breaker
 from engine.errors import BadUserInput, IndexNotFound, IndexUnavailable, Overloaded, SightlineError
 from engine.indexes.qdrant_stubs import pb
 from engine.indexes.qdrant_terms import packed_fields, unpacked_fields
+from engine.patience import pauses
 from engine.settings import Settings
+
+T = TypeVar("T")
 
 _PORT: Final = 6334
 _WRITES: Final = 6  # times a read's deadline: a write waits until its replicas have it
@@ -63,8 +71,11 @@ class QdrantConnection:
     What belongs to the server and not to one collection is here too: collections by name, their metadata, aliases.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises `BadUserInput` when QDRANT_URL is empty or no address."""
+    def __init__(self, settings: Settings, *, patience_s: float = 0.0) -> None:
+        """With `patience_s` a server that is away is waited for so many seconds; what searches has none.
+
+        Raises `BadUserInput` when QDRANT_URL is empty or no address.
+        """
         url = urlsplit(settings.qdrant_url)
         try:
             port = url.port or _PORT
@@ -81,6 +92,8 @@ class QdrantConnection:
         key = settings.qdrant_api_key.get_secret_value()
         self._metadata = (("api-key", key),) if key else ()
         self._pool = settings.qdrant_pool
+        self._patience_s = patience_s
+        self._waiting = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lines: list[_Line] = []
         self._next = 0
@@ -91,6 +104,8 @@ class QdrantConnection:
 
     async def read(self, method: str, request: Any) -> Any:
         """The answer to a reading call, "Points/Count" for instance, or one of our errors."""
+        if self._patience_s:
+            return await self._patiently(partial(self._call, method, request, self._timeout_s))
         if self._breaker.closed:
             return await self._judged(method, request)
         if self._trying or not self._breaker.due:
@@ -106,7 +121,8 @@ class QdrantConnection:
 
     async def write(self, method: str, request: Any, *, timeout_s: float | None = None, again: bool = True) -> Any:
         """The answer to a call that changes something; `again` when it may be made twice without harm."""
-        return await self._call(method, request, timeout_s or self._timeout_s * _WRITES, again=again)
+        call = partial(self._call, method, request, timeout_s or self._timeout_s * _WRITES, again=again)
+        return await (self._patiently(call) if again else call())
 
     async def close(self) -> None:
         """Ends all connections, and the calls that are still under way on them; harmless when done twice."""
@@ -135,6 +151,22 @@ class QdrantConnection:
         """Whether there is a collection, or an alias, of this name."""
         reply = await self.read("Collections/CollectionExists", pb.CollectionExistsRequest(collection_name=collection))
         return bool(reply.result.exists)
+
+    async def create(self, request: Any) -> None:
+        """Makes a collection as the message says. Raises `IndexUnavailable` when there is one of that name already.
+
+        A second attempt would meet what the first one made, so who is patient looks before it: no two builders make
+        collections of one name.
+        """
+        asked = False
+
+        async def make() -> None:
+            nonlocal asked
+            if not (asked and await self.exists(request.collection_name)):
+                asked = True
+                await self.write("Collections/Create", request, again=False)
+
+        await self._patiently(make)
 
     async def drop(self, collection: str) -> None:
         """Deletes a collection with all its points, and the aliases that point to it; nothing if there is none."""
@@ -166,14 +198,18 @@ class QdrantConnection:
 
         Raises `IndexNotFound` when there is no such collection; the alias then stays where it was. Qdrant applies the
         steps of a switch one by one and does not take back the first when the second fails, hence the question before.
+        It is asked again before each attempt: while one waits, the collection may have been deleted.
         """
+        await self._patiently(partial(self._switch_alias, alias, collection))
+
+    async def _switch_alias(self, alias: str, collection: str) -> None:
         if not await self.exists(collection):
             raise IndexNotFound(f"Qdrant at {self.address} has no collection {collection!r} to switch {alias!r} to.")
         create = pb.CreateAlias(alias_name=alias, collection_name=collection)
         actions = [pb.AliasOperations(create_alias=create)]
         if await self.alias_target(alias) is not None:
             actions.insert(0, pb.AliasOperations(delete_alias=pb.DeleteAlias(alias_name=alias)))
-        await self.write("Collections/UpdateAliases", pb.ChangeAliases(actions=actions))
+        await self._call("Collections/UpdateAliases", pb.ChangeAliases(actions=actions), self._timeout_s * _WRITES)
 
     async def delete_alias(self, alias: str) -> None:
         """Removes an alias, not its collection; nothing if there is none."""
@@ -212,6 +248,43 @@ class QdrantConnection:
     def _answers(self) -> None:
         if self._breaker.succeeded():
             log.info("Qdrant answers again", address=self.address)
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """What an attempt returns, made again while the server is away, from its first failure until patience ends.
+
+        An error that ends patience is of another kind than those that are waited for, so an attempt may hold others.
+        """
+        loop = asyncio.get_running_loop()
+        pause_s = pauses()
+        since: float | None = None
+        try:
+            while True:
+                try:
+                    return await attempt()
+                except IndexUnavailable as error:
+                    if not self._patience_s or not _is_away(error):
+                        raise
+                    if since is None:
+                        since = loop.time()
+                        self._begin_to_wait(error)
+                    pause = next(pause_s)
+                    if loop.time() + pause > since + self._patience_s:
+                        raise IndexUnavailable(f"{error} It was waited for {self._patience_s:g} s in vain.") from error
+                    await asyncio.sleep(pause)
+        finally:
+            if since is not None:
+                self._waiting -= 1
+
+    def _begin_to_wait(self, error: IndexUnavailable) -> None:
+        """Counts who waits, and tells it once however many they are."""
+        self._waiting += 1
+        if self._waiting == 1:
+            log.warning(
+                "Qdrant does not answer and is waited for",
+                address=self.address,
+                at_most_s=self._patience_s,
+                reason=str(error),
+            )
 
     async def _call(self, method: str, request: Any, timeout_s: float, *, again: bool = True) -> Any:
         if self._closed:
@@ -279,6 +352,12 @@ class QdrantConnection:
                 return BadUserInput(f"{server} refuses {method}: {details}.")
             case code:
                 return IndexUnavailable(f"{server} failed at {method}: {details} ({code.name}). Its log says more.")
+
+
+def _is_away(error: SightlineError) -> bool:
+    """Whether a call failed because the server was not to be had, and may go well when it is back."""
+    cause = error.__cause__
+    return _ran_out_of_time(error) or (isinstance(cause, grpc.aio.AioRpcError) and _lost(cause))
 
 
 def _ran_out_of_time(error: SightlineError) -> bool:

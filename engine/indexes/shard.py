@@ -13,6 +13,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -115,10 +116,10 @@ class Shard:
         request = edge.CountRequest(exact=True, filter=translate(filter))
         return self._guarded(lambda: self._shard.count(request))
 
-    def retrieve(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
-        """The points of these ids, in that order, unknown ones left out."""
+    def retrieve(self, ids: Sequence[str], *, vectors: bool = False, payload: bool = True) -> list[Point]:
+        """The points of these ids, in that order, unknown ones left out; their payloads are {} when not asked for."""
         known: list[Any] = [id_ for id_ in ids if is_id(id_)]
-        records = self._guarded(lambda: self._shard.retrieve(known, True, vectors))
+        records = self._guarded(lambda: self._shard.retrieve(known, payload, vectors))
         found = {str(record.id): _point(record, vectors=vectors) for record in records}
         return [found[id_] for id_ in known if id_ in found]
 
@@ -161,9 +162,15 @@ class Shard:
         if known:
             self._update(edge.UpdateOperation.delete_points(known))
 
-    def ids(self) -> list[str]:
-        """Every id, sorted."""
-        return self._guarded(lambda: sorted(str(record.id) for record in self._scroll(None, [])))
+    def ids(self, after: str = "", limit: int | None = None) -> list[str]:
+        """The ids that come after one, sorted, and at most so many; every id when nothing is named."""
+        together = _PAGE if limit is None else min(limit + 1, _PAGE)  # a page begins with the id that it comes after
+
+        def find() -> list[str]:
+            records = self._scroll(None, [], after or None, together)
+            return list(islice((id_ for record in records if (id_ := str(record.id)) != after), limit))
+
+        return self._guarded(find)
 
     def optimize(self) -> None:
         """Builds graph and quantized vectors. Blocks all of this process's Python for as long as it takes."""
@@ -242,11 +249,12 @@ class Shard:
         except (TypeError, ValueError) as error:
             raise BadUserInput(f"The payload of point {point.id} is not plain JSON: {error}.") from error
 
-    def _scroll(self, filter: edge.Filter | None, fields: list[str]) -> Iterator[edge.Record]:
-        """All records that pass, with these payload fields only."""
-        offset = None
+    def _scroll(
+        self, filter: edge.Filter | None, fields: list[str], offset: Any = None, together: int = _PAGE
+    ) -> Iterator[edge.Record]:
+        """All records that pass, with these payload fields only, from an id on; so many are read at once."""
         while True:
-            request = edge.ScrollRequest(offset=offset, limit=_PAGE, filter=filter, with_payload=fields or False)
+            request = edge.ScrollRequest(offset=offset, limit=together, filter=filter, with_payload=fields or False)
             records, offset = self._shard.scroll(request)
             yield from records
             if offset is None:

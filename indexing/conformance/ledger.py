@@ -21,7 +21,7 @@ from typing import Final
 
 from sqlalchemy.exc import IntegrityError
 
-from engine.conformance.expectation import Broken, expect_equal
+from engine.conformance.expectation import Broken, expect, expect_equal
 from engine.settings import Settings
 from indexing.database import Database
 from indexing.ledger import FILE, Build, Ledger, Row
@@ -86,7 +86,22 @@ def rows_are_listed_by_code_point(ledger: Ledger, _: Ledger) -> None:
     _adopt(ledger, _FIRST)
     ledger.record(_FIRST, [_picture(key) for key in keys])
     expect_equal([row.key for row in ledger.rows(_FIRST)], sorted(keys), "the keys in the order of their code points")
-    expect_equal(ledger.indexed(_FIRST), {f"id of {key}": key for key in keys}, "the id of every picture")
+    pages = list(ledger.indexed(_FIRST))
+    expect(max(map(len, pages)) < len(keys), f"all of {len(keys)} ids are on one page")
+    named = [(id_, key) for page in pages for id_, key in page.items()]
+    expect_equal(named, [(f"id of {key}", key) for key in sorted(keys)], "the id of every picture")
+
+
+def contents_are_looked_up_by_key(ledger: Ledger, _: Ledger) -> None:
+    """Those of pictures that are indexed, by id; other files and unknown ones are left out, however many are asked."""
+    keys = [f"{number:04}.png" for number in range(1200)]
+    _adopt(ledger, _FIRST)
+    ledger.record(_FIRST, [_picture(key) for key in keys])
+    ledger.record(_FIRST, [Row("0001.png", 2, 2, "other", "id of 0001.png", "skipped", reason="truncated")])
+    wanted = {f"id of {key}": _picture(key).content_hash for key in keys if key != "0001.png"}
+    expect_equal(ledger.contents(_FIRST, [*keys, "unknown.png"]), wanted, "the contents of all pictures")
+    expect_equal(ledger.contents(_FIRST, []), {}, "the contents of none")
+    expect_equal(ledger.contents(_SECOND, keys), {}, "the contents of another generation")
 
 
 def recording_again_replaces(ledger: Ledger, _: Ledger) -> None:
@@ -163,8 +178,11 @@ def forgotten_generations_leave_what_others_share(ledger: Ledger, _: Ledger) -> 
     ledger.record(_FIRST, [_picture("a.png"), _picture("b.png"), replace(_picture("c.png"), content_hash=None)])
     _adopt(ledger, _SECOND, _FIRST)
     ledger.record(_SECOND, [replace(_picture("a.png"), content_hash="aa" * 32)])
-    expect_equal(ledger.only_in([_FIRST]), [_picture("a.png").content_hash], "the content that only the first has")
+    expect_equal(_only_in(ledger, _FIRST), [_picture("a.png").content_hash], "the content that only the first has")
+    known = {"aa" * 32, *(f"hash of {key}" for key in ("a.png", "b.png"))}
+    expect_equal(ledger.named([*known, "hash of c.png"]), known, "the contents that some file has")
     ledger.forget([_FIRST])
+    expect_equal(ledger.named(known), known - {"hash of a.png"}, "the contents that some file has still")
     expect_equal([build.generation for build in ledger.builds()], [_SECOND], "the generation that was kept")
     expect_equal(list(ledger.rows(_FIRST)), [], "no rows of the other")
     expect_equal(len(list(ledger.rows(_SECOND))), 3, "the rows that were kept")
@@ -177,7 +195,7 @@ def indexes_do_not_see_each_other(ledger: Ledger, other: Ledger) -> None:
     ledger.record(_FIRST, [_picture("a.png")])
     other.record(_FIRST, [_picture("a.png"), _picture("b.png")])
     run = other.start_run("/in")
-    expect_equal(ledger.only_in([_FIRST]), [_picture("a.png").content_hash], "contents that no generation here shares")
+    expect_equal(_only_in(ledger, _FIRST), [_picture("a.png").content_hash], "contents that no generation here shares")
     ledger.forget([_FIRST])
     ledger.erase()
     expect_equal(other.counts(_FIRST), {"indexed": 2, "skipped": 0}, "the counts of the other index")
@@ -248,6 +266,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     a_record_comes_back_whole,
     what_the_database_cannot_hold_is_replaced,
     rows_are_listed_by_code_point,
+    contents_are_looked_up_by_key,
     recording_again_replaces,
     touching_changes_the_time_alone,
     a_failed_batch_leaves_nothing,
@@ -280,6 +299,10 @@ def _picture(key: str) -> Row:
         f"/in/{key}",
         {"k": key},
     )
+
+
+def _only_in(ledger: Ledger, generation: str) -> list[str]:
+    return [content for page in ledger.only_in([generation]) for content in page]
 
 
 def _adopt(ledger: Ledger, generation: str, base: str | None = None) -> None:

@@ -202,7 +202,7 @@ def test_a_file_of_the_first_release_is_brought_up_to_date(tmp_path: Path):
     assert list(ledger.rows("g1", whole=True)) == ROWS
     assert ledger.builds() == BUILDS
     assert [(run.id, run.outcome) for run in ledger.runs()] == [("1", "done"), ("2", None)]
-    assert ledger.only_in(["g0", "g1"]) == ["h"]
+    assert list(ledger.only_in(["g0", "g1"])) == [["h"]]
     ledger.close()
 
 

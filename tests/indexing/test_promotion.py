@@ -9,7 +9,7 @@ import pytest
 from engine.errors import BadUserInput, IndexUnavailable, NotPromoted
 from engine.generations import generations_of
 from engine.ports import VectorIndex
-from indexing import verification, verification_command
+from indexing import verification, verification_command, workshop
 from indexing.simulate import simulate_vectors
 from indexing.verification_command import tune_generation, verify_generation
 from tests.indexing.conftest import NAME, Place, Steps
@@ -158,8 +158,11 @@ async def test_simulated_vectors_serve(place: Place):
 
 
 @pytest.mark.parametrize("place", ["qdrant"], indirect=True)
-async def test_a_server_that_goes_away_costs_no_work_that_was_recorded(place: Place, server: QdrantServer):
+async def test_a_server_that_stays_away_costs_no_work_that_was_recorded(
+    place: Place, server: QdrantServer, monkeypatch: pytest.MonkeyPatch
+):
     """The run ends with an error that says so; when the server is back, the next one goes on."""
+    monkeypatch.setattr(workshop, "PATIENCE_S", 0.6)
     with pytest.raises(IndexUnavailable, match="does not answer"):
         await place.run(Steps("optimizing", server.kill))
     server.start()

@@ -109,8 +109,8 @@ class Stubborn(ExactIndex):
 class Rounding(ExactIndex):
     """Returns whole numbers for real ones."""
 
-    async def retrieve(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
-        found = await super().retrieve(ids, vectors=vectors)
+    async def retrieve(self, ids: Sequence[str], *, vectors: bool = False, payload: bool = True) -> list[Point]:
+        found = await super().retrieve(ids, vectors=vectors, payload=payload)
         return [replace(point, payload={**point.payload, "real": 1}) for point in found]
 
 
