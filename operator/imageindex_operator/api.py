@@ -64,6 +64,7 @@ KINDS: Final = {
     "PodDisruptionBudget": Kind("policy/v1", "poddisruptionbudgets"),
     "HorizontalPodAutoscaler": Kind("autoscaling/v2", "horizontalpodautoscalers"),
     "ScaledObject": Kind("keda.sh/v1alpha1", "scaledobjects"),
+    "Namespace": Kind("v1", "namespaces"),
     "Pod": Kind("v1", "pods"),
     "Secret": Kind("v1", "secrets"),
     "PersistentVolumeClaim": Kind("v1", "persistentvolumeclaims"),
@@ -109,8 +110,8 @@ class Api:
 
     # ---------------------------------------------------------------- verbs
 
-    async def get(self, kind: str, namespace: str, name: str) -> Body | None:
-        """An object, or None."""
+    async def get(self, kind: str, namespace: str | None, name: str) -> Body | None:
+        """An object, or None. A namespace is in none."""
         return await self._unless_missing("GET", KINDS[kind].path(namespace, name))
 
     async def exists(self, kind: str, namespace: str, name: str) -> bool:

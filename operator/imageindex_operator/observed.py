@@ -125,8 +125,8 @@ class Observed:
     """One look. `stored` is None when Qdrant did not answer, and `away` says why.
 
     `missing` names what the spec refers to and is not there, `owner` the ImageIndex that owns the alias instead of
-    this one. `children` are the bodies as they are, `last_words` the termination messages of ended Jobs' pods: what a
-    tuning Job measured, or the last lines of one that failed.
+    this one. `leaving` says that the namespace is being deleted. `children` are the bodies as they are, `last_words`
+    the termination messages of ended Jobs' pods: what a tuning Job measured, or the last lines of one that failed.
     """
 
     now: datetime
@@ -135,6 +135,7 @@ class Observed:
     children: Mapping[Key, Body] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     owner: str | None = None
+    leaving: bool = False
     progress: Progress | None = None
     traffic: Traffic | None = None
     last_words: Mapping[str, str] = field(default_factory=dict)

@@ -39,6 +39,8 @@ def decide(resource: ImageIndex, seen: Observed, config: Config) -> Plan:
     draft = Draft(resource, seen, config)
     if resource.deleting_since is not None:
         _delete(draft)
+    elif seen.leaving:
+        _leave(draft)
     elif resource.annotations.get(PAUSED) == "true":
         report.paused(draft)
     elif seen.owner is not None:
@@ -82,6 +84,19 @@ def _wait_for_owner(draft: Draft) -> None:
     draft.conditions.set("Suspended", "False", "Running", "spec.suspend is looked at when the alias is free.")
     draft.conditions.set("ReconciliationPaused", "False", "Active", "The operator looks after this index.")
     draft.again_in(60)
+
+
+def _leave(draft: Draft) -> None:
+    """Ends the Jobs of a namespace that is being deleted, and begins nothing there.
+
+    Kubernetes deletes a namespace's pods before anything else, and a Job with `backoffLimitPerIndex` keeps its failed
+    pods until others take their places, which a namespace that is being deleted refuses: both would wait for ever.
+    """
+    message = f"Namespace {draft.resource.namespace} is being deleted."
+    draft.conditions.set("Ready", "False", "Deleting", message)
+    draft.conditions.set("Degraded", "True", "Deleting", message)
+    draft.actions += [Delete("Job", job.name) for job in draft.seen.jobs() if not job.deleting]
+    draft.again_in(5)
 
 
 def _delete(draft: Draft) -> None:

@@ -22,7 +22,7 @@ from imageindex_operator.conditions import Conditions, moment_of
 from imageindex_operator.config import Config
 from imageindex_operator.drift import agrees
 from imageindex_operator.events import Recorder
-from imageindex_operator.names import API_VERSION, FINALIZER, KIND, OWNER, REPLICAS_MANAGER, generation_of
+from imageindex_operator.names import API_VERSION, FINALIZER, KIND, MANAGER, OWNER, REPLICAS_MANAGER, generation_of
 from imageindex_operator.observed import Body, Job, Key, Observed, Stored
 from imageindex_operator.plan import Plan, decide
 from imageindex_operator.resource import ImageIndex, Status
@@ -132,6 +132,7 @@ class Reconciler:
             children=children,
             missing=await self._missing(resource) if beginning else (),
             owner=owner,
+            leaving=await self._leaving(resource, children),
             progress=progress,
             traffic=await self._searches(resource) if watched else None,
             last_words=await self._last_words(resource, children, pending) if pending else {},
@@ -173,6 +174,18 @@ class Reconciler:
                 if error.status != _FORBIDDEN:
                     raise
         return tuple(missing)
+
+    async def _leaving(self, resource: ImageIndex, children: Mapping[Key, Body]) -> bool:
+        """Whether the namespace is being deleted; asked only while a Job runs, which alone can hold that up."""
+        if all(Job.of(body).state != "running" for (kind, _), body in children.items() if kind == "Job"):
+            return False
+        try:
+            namespace = await self._api.get("Namespace", None, resource.namespace)
+        except ClusterRefused as error:
+            if error.status != _FORBIDDEN:
+                raise
+            return False
+        return namespace is not None and "deletionTimestamp" in namespace["metadata"]
 
     async def _searches(self, resource: ImageIndex) -> Any:
         labels = {OWNER: resource.name, "app.kubernetes.io/component": "serving"}
@@ -255,9 +268,10 @@ class Reconciler:
         except ClusterRefused as error:
             if live is None or error.status != _INVALID:
                 raise
-            # Server-side apply keeps what others put into a list, also where both together make no sense (two ports of
-            # one name). A merge patch replaces lists.
-            await self._api.merge(kind, resource.namespace, name, {"spec": manifest["spec"]})
+            # Server-side apply keeps what others put beside ours, also where both together make no sense: two ports of
+            # one name, minAvailable and maxUnavailable. A merge patch replaces lists and takes fields away.
+            spec = {**dict.fromkeys(_added_by_others(live)), **manifest["spec"]}
+            await self._api.merge(kind, resource.namespace, name, {"spec": spec})
             await self._api.apply(manifest)
         metrics.operator_writes.labels(kind=kind, action="update" if live else "create").inc()
         if live is not None:
@@ -327,6 +341,16 @@ class Reconciler:
 def _is_ours(resource: ImageIndex, body: Body) -> bool:
     owners = body["metadata"].get("ownerReferences") or []
     return any(owner.get("uid") == resource.uid for owner in owners)
+
+
+def _added_by_others(live: Body) -> set[str]:
+    """The fields of a spec that somebody set who is neither we nor a controller that writes a subresource."""
+    return {
+        field.removeprefix("f:")
+        for entry in live["metadata"].get("managedFields") or []
+        if entry["manager"] not in {MANAGER, REPLICAS_MANAGER} and "subresource" not in entry
+        for field in (entry.get("fieldsV1") or {}).get("f:spec", {})
+    }
 
 
 def _termination_message(pod: Body) -> str:

@@ -92,6 +92,37 @@ async def test_another_policy_while_it_is_being_deleted_lets_go_too():
     assert is_gone(world)
 
 
+async def test_in_a_namespace_that_is_being_deleted_jobs_are_ended_and_nothing_is_begun():
+    """Kubernetes waits for the pods of a Job, and the Job for others in their places, which it may not make."""
+    world = World()
+    await world.visit()
+    (job,) = world.cluster.names("Job")
+    world.cluster.objects[("Namespace", None, "web")] = {"metadata": {"deletionTimestamp": world.now.isoformat()}}
+    world.cluster.writes.clear()
+    await world.visit()
+    assert world.cluster.writes == [("apply", KIND, "shop"), ("delete", "Job", job)]
+    assert world.condition("Ready") == ("False", "Deleting")
+
+
+async def test_whether_the_namespace_is_being_deleted_is_asked_only_while_a_job_runs(serving: World):
+    """A quiet index costs no request for it, and an operator that may not ask goes on as if it were not."""
+    serving.cluster.forbidden = {"Namespace"}
+    asked = []
+    plain = serving.cluster.get
+
+    async def get(kind: str, *where: str) -> dict[str, object] | None:
+        asked.append(kind)
+        return await plain(kind, *where)
+
+    serving.cluster.get = get  # type: ignore[method-assign]
+    await serving.visit()
+    assert "Namespace" not in asked
+    serving.set_spec(source={"s3": {"url": "s3://pictures/2027"}})
+    await serving.settle()
+    assert "Namespace" in asked
+    assert serving.condition("Ready") == ("True", "Serving")
+
+
 async def test_the_finalizer_follows_the_policy(serving: World):
     """There exactly while it is needed, beside those of others."""
     serving.cluster.edit(KIND, "shop", {"metadata": {"finalizers": ["example.com/theirs"]}})

@@ -85,6 +85,29 @@ async def test_an_edit_that_can_not_be_merged_with_ours_is_replaced(monkeypatch:
     assert world.cluster.objects["Service", "web", "shop"]["spec"] == before
 
 
+async def test_a_field_beside_ours_that_contradicts_it_is_taken_away(monkeypatch: pytest.MonkeyPatch):
+    """As minAvailable, where a budget may have only that or our maxUnavailable; not what a controller counts."""
+    world = await full_world()
+    before = world.cluster.objects["PodDisruptionBudget", "web", "shop-serving"]["spec"]
+    plain = world.cluster.apply
+
+    async def apply(manifest: Any, *more: Any, **named: Any) -> Any:
+        live = world.cluster.objects.get((manifest["kind"], "web", manifest["metadata"]["name"]))
+        if live and manifest["kind"] == "PodDisruptionBudget" and "minAvailable" in live["spec"]:
+            raise ClusterRefused("minAvailable and maxUnavailable cannot be both set", 422)
+        return await plain(manifest, *more, **named)
+
+    monkeypatch.setattr(world.cluster, "apply", apply)
+    managed = [
+        {"manager": "kubectl-edit", "fieldsV1": {"f:spec": {"f:minAvailable": {}}}},
+        {"manager": "controller", "subresource": "status", "fieldsV1": {"f:spec": {"f:selector": {}}}},
+    ]
+    edited = {"spec": {"maxUnavailable": None, "minAvailable": 1}, "metadata": {"managedFields": managed}}
+    world.cluster.edit("PodDisruptionBudget", "shop-serving", edited)
+    await world.settle()
+    assert world.cluster.objects["PodDisruptionBudget", "web", "shop-serving"]["spec"] == before
+
+
 async def test_a_label_taken_off_a_child_comes_back():
     """Children are found by it, and by their owner where it is gone."""
     world = await full_world()

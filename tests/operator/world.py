@@ -90,7 +90,7 @@ class Cluster:
     """The API server: the verbs of `api.Api`, in memory."""
 
     def __init__(self) -> None:
-        self.objects: dict[tuple[str, str, str], Body] = {}
+        self.objects: dict[tuple[str, str | None, str], Body] = {}
         self.applied: dict[tuple[str, str, str, str], Body] = {}
         self.writes: list[tuple[str, str, str]] = []
         self.version = 1
@@ -101,7 +101,7 @@ class Cluster:
 
     # ------------------------------------------------------------ verbs
 
-    async def get(self, kind: str, namespace: str, name: str) -> Body | None:
+    async def get(self, kind: str, namespace: str | None, name: str) -> Body | None:
         self._allow(kind)
         return copy.deepcopy(self.objects.get((kind, namespace, name)))
 

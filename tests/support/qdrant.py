@@ -75,6 +75,12 @@ class QdrantServer:
         new.write_text(json.dumps(faults))
         new.replace(self.data / "faults.json")
 
+    def aliases(self) -> list[dict[str, str]]:
+        """All that callers have ever seen of the aliases, alias to collection, oldest first; also while it is down."""
+        log = self.data / "aliases.log"
+        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
     def settings(self, **values: Any) -> Settings:
         """Settings that name it."""
         return Settings(_env_file=None, qdrant_url=f"http://127.0.0.1:{self.port}", **values)

@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from tests.e2e.cluster import programs, relay, simulated, supervisor
+from tests.e2e.cluster.calls import Calls
 from tests.e2e.cluster.images import Images
 from tests.e2e.cluster.machine import reason_against_containers
 from tests.e2e.cluster.processes import ClusterFailed, run
@@ -66,6 +68,11 @@ class Cluster:
     def wait(self) -> None:
         """Returns when somebody else has ended the cluster."""
         self._supervisor.wait()
+
+    @cached_property
+    def calls(self) -> Calls:
+        """What kubectl would say, at the price of a request instead of a process."""
+        return Calls(self.kubeconfig)
 
     def kubectl(self, *words: str, stdin: str = "", timeout_s: float = COMMAND_S) -> str:
         """What kubectl prints for a command; raises `ClusterFailed` with what it said when it fails."""
@@ -148,6 +155,8 @@ class Cluster:
 
     def _end(self) -> None:
         """Tells the supervisor, and waits until it has taken everything down."""
+        if "calls" in self.__dict__:
+            self.calls.close()
         assert self._supervisor.stdin is not None
         assert self._supervisor.stdout is not None
         self._supervisor.stdin.close()

@@ -170,31 +170,39 @@ class Collections(pb.CollectionsServicer):
 
     def Delete(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
         check_name(request.collection_name)
-        return pb.CollectionOperationResponse(result=self._storage.delete(request.collection_name))
+        there = self._storage.delete(request.collection_name)
+        self._storage.record_aliases()
+        return pb.CollectionOperationResponse(result=there)
 
     def UpdateAliases(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
         """One by one, as the real server does: what came before an action that fails stays done."""
         if any(action.WhichOneof("action") is None for action in request.actions):
             raise invalid("Malformed AliasOperation type")
-        for action in request.actions:
-            aliases, known = dict(self._storage.aliases), self._storage.collections
-            match action.WhichOneof("action"):
-                case "create_alias":
-                    create = action.create_alias
-                    if create.collection_name not in known:
-                        raise no_collection(create.collection_name)
-                    if create.alias_name in known:
-                        raise collection_exists(create.alias_name)
-                    aliases[create.alias_name] = create.collection_name
-                case "delete_alias":
-                    aliases.pop(action.delete_alias.alias_name, None)
-                case "rename_alias":
-                    old = action.rename_alias.old_alias_name
-                    if old not in aliases:
-                        raise Refused(grpc.StatusCode.NOT_FOUND, f"Not found: Alias {old} does not exists!")
-                    aliases[action.rename_alias.new_alias_name] = aliases.pop(old)
-            self._storage.point_aliases(aliases)
+        try:
+            for action in request.actions:
+                self._act(action)
+        finally:
+            self._storage.record_aliases()
         return pb.CollectionOperationResponse(result=True)
+
+    def _act(self, action: Any) -> None:
+        aliases, known = dict(self._storage.aliases), self._storage.collections
+        match action.WhichOneof("action"):
+            case "create_alias":
+                create = action.create_alias
+                if create.collection_name not in known:
+                    raise no_collection(create.collection_name)
+                if create.alias_name in known:
+                    raise collection_exists(create.alias_name)
+                aliases[create.alias_name] = create.collection_name
+            case "delete_alias":
+                aliases.pop(action.delete_alias.alias_name, None)
+            case "rename_alias":
+                old = action.rename_alias.old_alias_name
+                if old not in aliases:
+                    raise Refused(grpc.StatusCode.NOT_FOUND, f"Not found: Alias {old} does not exists!")
+                aliases[action.rename_alias.new_alias_name] = aliases.pop(old)
+        self._storage.point_aliases(aliases)
 
     def ListAliases(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
         return _aliases(self._storage.aliases)

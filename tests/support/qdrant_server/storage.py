@@ -2,6 +2,7 @@
 
     DATA/lock                                one server at a time; free when its process is gone
     DATA/aliases.json                        alias to collection
+    DATA/aliases.log                         the same after each call that changed it, one line each, for tests to read
     DATA/collections/NAME/config.pb          qdrant.CollectionConfig
     DATA/collections/NAME/shard/             Edge's files
     DATA/snapshots/NAME/*.snapshot           tar files of the above
@@ -137,6 +138,11 @@ class Storage:
     def point_aliases(self, aliases: dict[str, str]) -> None:
         _write(self.root / "aliases.json", json.dumps(aliases).encode())
         self.aliases = aliases
+
+    def record_aliases(self) -> None:
+        """Notes what callers see from now on. Between the steps of one call nobody sees anything."""
+        with (self.root / "aliases.log").open("a") as log:
+            log.write(json.dumps(self.aliases) + "\n")
 
     def snapshot(self, name: str) -> Path:
         stored = self.get(name)
