@@ -45,13 +45,13 @@ def plane() -> Iterator[Cluster]:
     with Cluster(containers=False, purpose="operator") as cluster:
         cluster.add_simulated_nodes(2, gpus=1)
         cluster.apply(yaml.safe_load(CRD.read_text()))
-        eventually(lambda: established(cluster), True)
+        eventually(lambda: established(cluster, "imageindexes.sightline.dev"), True)
         yield cluster
 
 
-def established(cluster: Cluster) -> bool:
-    """Whether the API server takes ImageIndexes. `kubectl wait` would fail where there are no conditions yet."""
-    status = cluster.get("crd", "imageindexes.sightline.dev").get("status", {})
+def established(cluster: Cluster, crd: str) -> bool:
+    """Whether the API server takes what it defines. `kubectl wait` fails where there are no conditions yet."""
+    status = cluster.get("crd", crd).get("status", {})
     return any((one["type"], one["status"]) == ("Established", "True") for one in status.get("conditions") or [])
 
 

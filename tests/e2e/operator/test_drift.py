@@ -12,7 +12,7 @@ from imageindex_operator.reconcile import CHILDREN
 
 from tests.e2e.cluster.calls import MERGE, STRATEGIC
 from tests.e2e.cluster.cluster import Cluster
-from tests.e2e.operator.conftest import Operator, Shop, eventually, visited
+from tests.e2e.operator.conftest import Operator, Shop, established, eventually, visited
 
 pytestmark = pytest.mark.programs
 
@@ -110,7 +110,7 @@ def keda(plane: Cluster) -> Iterator[None]:
     about = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
     crd = {**about, "metadata": {"name": "scaledobjects.keda.sh"}, "spec": spec}
     plane.apply(crd)
-    plane.kubectl("wait", "--for=condition=Established", "crd/scaledobjects.keda.sh")
+    eventually(lambda: established(plane, "scaledobjects.keda.sh"), True)
     yield
     plane.kubectl("delete", "crd", "scaledobjects.keda.sh")
 
