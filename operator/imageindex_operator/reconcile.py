@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -316,7 +316,7 @@ class Reconciler:
         if (owner := everywhere.owner(body)) is not None:
             raise ClusterRefused(f"The alias belongs to ImageIndex {owner}.", _CONFLICT)
 
-    async def _claimants(self, index: str) -> list[Body]:
+    async def _claimants(self, index: str) -> Sequence[Body]:
         """The ImageIndexes of all namespaces that may name this alias, by the fields that do."""
         try:
             named = [await self._api.list(KIND, None, fields={field: index}) for field in _NAMES_ALIAS]

@@ -6,7 +6,8 @@
     releases/VERSION/objects.json    an ImageIndex that serves its second generation, keeps its first and builds its
                                      third, with everything that belongs to it, as the API server gave them
 
-Record a version when it is released, and never again: what people have in their clusters does not change either.
+Record a version when it is released, and never again: what people have in their clusters does not change either. One
+that is not released yet is recorded anew, into an empty place, when a change of what the operator makes is meant.
 """
 
 from __future__ import annotations
