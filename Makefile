@@ -15,11 +15,11 @@ FIGURES_SEED  := 2026
 export PYTEST_DEBUG_TEMPROOT := $(shell [ "$$(df --output=avail -k /dev/shm 2>/dev/null | tail -1)" -gt 6000000 ] 2>/dev/null && echo /dev/shm)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check fix lock graphiql images cluster cluster-down chart figures clean
+.PHONY: help demo test e2e-long chaos check fix lock graphiql images cluster cluster-down chart figures clean
 .SHELLFLAGS := -eu -c
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(APP) graphiql ## Draw pictures, index them and serve the search page; Ctrl-C stops it
 	@if [ "$(DEMO_PICTURES)" = data/demo-pictures ]; then \
@@ -29,17 +29,21 @@ demo: $(APP) graphiql ## Draw pictures, index them and serve the search page; Ct
 
 test: check $(VENV)/.programs-installed graphiql ## Everything that must pass, on a fresh machine
 	$(BIN)/python -m tests.e2e.cluster build
-	$(BIN)/python -m pytest -m "programs or quality or bench"
+	$(BIN)/python -m pytest -m "(programs or quality or bench) and not long"
 
 chaos: $(DEV) $(VENV)/.programs-installed ## Kill all that can die, 200 times, and report; CHAOS_SEED=N repeats a story
 	$(BIN)/python -m tests.chaos --kills $(or $(CHAOS_KILLS),200) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+
+e2e-long: $(DEV) $(VENV)/.programs-installed ## What takes too long for `make test`: 1,000 ImageIndexes, ten quiet minutes; an hour
+	$(BIN)/python -m tests.e2e.cluster build
+	$(BIN)/python -m pytest -m long
 
 check: $(DEV) ## Lint, types, import directions and the fast tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -m "not programs and not quality and not bench"
+	$(BIN)/python -m pytest -q -m "not programs and not quality and not bench and not long"
 
 fix: $(DEV) ## Format, and mend what can be mended by itself
 	$(BIN)/ruff check --fix

@@ -31,7 +31,10 @@ _APPLY: Final = "application/apply-patch+yaml"
 _MERGE: Final = "application/merge-patch+json"
 _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
+_UNDECLARED: Final = "field not declared in schema"
+
 _NOT_FOUND: Final = 404
+_GONE: Final = 410
 _UNAUTHORIZED: Final = 401
 _TOO_MANY: Final = 429
 _SERVER: Final = 500
@@ -119,14 +122,27 @@ class Api:
         path = KINDS[kind].path(namespace, name)
         return await self._unless_missing("GET", path, headers={"Accept": _METADATA_ONLY}) is not None
 
-    async def list(self, kind: str, namespace: str | None, labels: Mapping[str, str] | None = None) -> list[Body]:
-        """All objects of a kind with these labels; none of a kind that the cluster doesn't know."""
-        query = {"limit": str(_PAGE)}
-        if labels:
-            query["labelSelector"] = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
-        found: list[Body] = []
+    async def list(
+        self,
+        kind: str,
+        namespace: str | None,
+        labels: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> list[Body]:
+        """All objects of a kind with these labels and fields; none of a kind that the cluster doesn't know."""
+        first = {"limit": str(_PAGE)}
+        for selector, wanted in (("labelSelector", labels), ("fieldSelector", fields)):
+            if wanted:
+                first[selector] = ",".join(f"{name}={value}" for name, value in sorted(wanted.items()))
+        query, found = dict(first), list[Body]()
         while True:
-            answer = await self._unless_missing("GET", f"{KINDS[kind].path(namespace)}?{urlencode(query)}")
+            try:
+                answer = await self._unless_missing("GET", f"{KINDS[kind].path(namespace)}?{urlencode(query)}")
+            except ClusterRefused as error:
+                if error.status != _GONE or "continue" not in query:
+                    raise
+                query, found = dict(first), []  # the server has forgotten the version of the first page
+                continue
             if answer is None:
                 return found
             about = {"apiVersion": KINDS[kind].api_version, "kind": kind}  # items of a list do not say
@@ -232,6 +248,9 @@ def _answer(method: str, path: str, status: int, text: bytes) -> Body:
     if status < _ERROR:
         return dict(body)
     message = f"{method} {path.partition('?')[0]}: {status} {body.get('message') or body.get('reason') or ''}".rstrip()
+    if _UNDECLARED in message:  # which the API server answers with 500
+        hint = " The definition of ImageIndex is older than this operator: upgrade it, as the chart does."
+        raise ClusterRefused(f"The Kubernetes API refused {message}.{hint}", status)
     if status == _TOO_MANY or status >= _SERVER:
         raise ClusterUnavailable(f"The Kubernetes API is too busy: {message}.")
     hint = " Give the operator's service account that right." if status == 403 else ""  # noqa: PLR2004

@@ -7,10 +7,11 @@ finalizers, and what a watch misses, the resync finds.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -33,8 +34,20 @@ from imageindex_operator.stores import EngineStores
 log = structlog.get_logger(__name__)
 
 _LIST_S: Final = 30.0
+_LONGEST_PAUSE_S: Final = 10.0
 _LAST_WORDS_S: Final = 2.0
 _WATCHED: Final = frozenset((KINDS[kind].api_version, KINDS[kind].plural) for kind in CHILDREN)
+
+
+class _Patience:
+    """Pauses between kopf's attempts, in seconds, without end: a right that was taken away may be given back.
+
+    With kopf's own, a watch that is refused for a minute would end the operator.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        """From the first attempt on."""
+        return itertools.chain((1, 1, 2, 3, 5, 8), itertools.repeat(_LONGEST_PAUSE_S))
 
 
 class Operator:
@@ -203,6 +216,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.persistence.finalizer = f"{GROUP}/kopf"
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=GROUP)
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=GROUP)
+    settings.networking.error_backoffs = _Patience()
     settings.watching.connect_timeout = 10
     settings.watching.server_timeout = 300
     settings.watching.label_selectors[_is_child] = OWNER  # the API server leaves out what is not ours

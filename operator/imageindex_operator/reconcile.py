@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -46,9 +46,17 @@ CHILDREN: Final = (
 
 _CHANGED_S: Final = 0.2
 _TUNED: Final = ("tune", "complete")
+_BAD_REQUEST: Final = 400
 _FORBIDDEN: Final = 403
 _CONFLICT: Final = 409
 _INVALID: Final = 422
+
+_FAULTS: Final = {0: "Failed", _FORBIDDEN: "Forbidden", _CONFLICT: "NotOurs"}
+_REFUSED: Final = "Refused"
+"""Reasons of a visit that failed, by the API server's status; 0 is another's fault."""
+
+_LOOKED_AT: Final = ("Ready", "Indexed", "Promoted", "ServingAvailable")
+_NAMES_ALIAS: Final = ("metadata.name", "spec.collection.alias")
 
 
 class Reconciler:
@@ -90,17 +98,19 @@ class Reconciler:
             _forget(namespace, name)
             return None
         resource = ImageIndex.parse(body)
+        seen, written = None, resource.status
         try:
             seen = await self._observe(resource, body)
             plan = decide(resource, seen, self._config)
-            await self._write_status(resource, plan.status)
+            written = await self._write_status(resource, written, _still_at_fault(written, plan.status))
             for note in plan.notes:
                 self._recorder.note(resource, note)
             changed = False
             for action in plan.actions:
                 changed |= await self._act(resource, body, seen, action)
+            await self._write_status(resource, written, plan.status)
         except SightlineError as error:
-            await self._tell(resource, error)
+            await self._tell(resource, written, error, blind=seen is None)
             raise
         return self._again(plan, changed=changed)
 
@@ -206,15 +216,16 @@ class Reconciler:
 
     # ---------------------------------------------------------------- act
 
-    async def _write_status(self, resource: ImageIndex, status: Status) -> None:
+    async def _write_status(self, resource: ImageIndex, before: Status, status: Status) -> Status:
         _show(resource, status)
-        if status == resource.status:
-            return
+        if status == before:
+            return status
         self._check()
         meta = {"name": resource.name, "namespace": resource.namespace, "uid": resource.uid}
         manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": meta, "status": status.as_json()}
         await self._api.apply(manifest, subresource="status")
         metrics.operator_writes.labels(kind=KIND, action="status").inc()
+        return status
 
     async def _act(self, resource: ImageIndex, body: Body, seen: Observed, action: Action) -> bool:
         """Does one thing; whether it changed what no watch tells of."""
@@ -311,7 +322,7 @@ class Reconciler:
         """Asks afresh whether the alias is ours, before the two steps that can't be shared."""
         everywhere = Aliases()
         try:
-            everywhere.listed(await self._api.list(KIND, None))
+            everywhere.listed(await self._claimants(ImageIndex.parse(body).index))
         except ClusterRefused as error:
             if error.status != _FORBIDDEN:
                 raise
@@ -319,23 +330,48 @@ class Reconciler:
         if (owner := everywhere.owner(body)) is not None:
             raise ClusterRefused(f"The alias belongs to ImageIndex {owner}.", _CONFLICT)
 
+    async def _claimants(self, index: str) -> Sequence[Body]:
+        """The ImageIndexes of all namespaces that may name this alias, by the fields that do."""
+        try:
+            named = [await self._api.list(KIND, None, fields={field: index}) for field in _NAMES_ALIAS]
+        except ClusterRefused as error:
+            if error.status != _BAD_REQUEST:
+                raise
+            return await self._api.list(KIND, None)  # a CRD of before can't be asked by fields
+        return [body for found in named for body in found]
+
     def _check(self) -> None:
         if not self._may_write():
             raise ClusterUnavailable("The lease is lost: another operator goes on with this.")
 
-    async def _tell(self, resource: ImageIndex, error: SightlineError) -> None:
-        """Says in the status what went wrong, as well as it goes."""
+    async def _tell(self, resource: ImageIndex, written: Status, error: SightlineError, *, blind: bool) -> None:
+        """Says in the status what went wrong, or else in an Event. Who is `blind` does not know how the rest is."""
         if isinstance(error, ClusterUnavailable) or not self._may_write():
             return
         status = error.status if isinstance(error, ClusterRefused) else 0
-        reason = {0: "Failed", _FORBIDDEN: "Forbidden", _CONFLICT: "NotOurs"}.get(status, "Refused")
-        conditions = Conditions(resource.status.conditions, resource.generation, self._now())
+        reason = _FAULTS.get(status, _REFUSED)
+        conditions = Conditions(written.conditions, resource.generation, self._now())
         conditions.set("Degraded", "True", reason, str(error))
-        told = resource.status.model_copy(update={"conditions": conditions.all()})
+        if blind:
+            for type_ in _LOOKED_AT:
+                conditions.set(type_, "Unknown", reason, str(error))
+        told = written.model_copy(update={"conditions": conditions.all()})
         try:
-            await self._write_status(resource, told)
+            await self._write_status(resource, written, told)
         except SightlineError as second:
-            log.warning("the status can't be written", imageindex=resource.name, error=str(second))
+            self._recorder.note(resource, Note("StatusNotWritten", f"Nothing is done: {second}", warning=True))
+
+
+def _still_at_fault(before: Status, planned: Status) -> Status:
+    """The planned status, but what failed last time counts as failing until it has been done.
+
+    Otherwise each visit would take the fault back and find it again: two writes, and each asks for the next visit.
+    """
+    fault = next((one for one in before.conditions if one.type == "Degraded"), None)
+    if fault is None or fault.reason not in {*_FAULTS.values(), _REFUSED}:
+        return planned
+    others = (fault if one.type == "Degraded" else one for one in planned.conditions)
+    return planned.model_copy(update={"conditions": tuple(others)})
 
 
 def _is_ours(resource: ImageIndex, body: Body) -> bool:

@@ -90,6 +90,19 @@ async def test_lists_are_read_page_by_page_and_items_say_what_they_are(api: Api,
     assert "continue=more" in server.asked[1][1]
 
 
+async def test_a_list_whose_version_was_forgotten_meanwhile_is_read_anew(api: Api, server: Server):
+    """410 for the second page: the first one is of another time."""
+    server.answers = [
+        (200, {"metadata": {"continue": "more"}, "items": [{"metadata": {"name": "a"}}]}, {}),
+        (410, {"reason": "Expired"}, {}),
+        (200, {"metadata": {}, "items": [{"metadata": {"name": "b"}}]}, {}),
+    ]
+    found = await api.list("Job", "web", fields={"metadata.name": "b"})
+    assert [one["metadata"]["name"] for one in found] == ["b"]
+    assert ["continue=more" in asked[1] for asked in server.asked] == [False, True, False]
+    assert all("fieldSelector=metadata.name=b" in unquote(asked[1]) for asked in server.asked)
+
+
 async def test_what_is_not_there_is_none_and_an_unknown_kind_has_no_objects(api: Api, server: Server):
     """KEDA need not be installed; deleting twice is fine."""
     server.answers = [(404, {"message": "not found"}, {})]
@@ -111,6 +124,13 @@ async def test_a_busy_server_is_asked_again_and_then_left(api: Api, server: Serv
     with pytest.raises(ClusterUnavailable, match="busy"):
         await api.get("Job", "web", "a")
     assert len(server.asked) == attempts
+
+
+async def test_a_field_that_the_definition_lacks_is_no_busy_server(api: Api, server: Server):
+    """The API server answers with 500, but it will say the same until the definition is upgraded."""
+    server.answers = [(500, {"message": ".status.new: field not declared in schema"}, {"Retry-After": "0"})]
+    with pytest.raises(ClusterRefused, match=r"definition of ImageIndex is older than this operator: upgrade it"):
+        await api.apply(JOB, subresource="status")
 
 
 async def test_a_server_that_was_busy_answers_the_second_time(api: Api, server: Server):

@@ -61,6 +61,13 @@ def test_kopf_writes_nothing(operator: Operator):
     assert handlers._kopf_settings().posting.enabled is False
 
 
+def test_a_watch_that_is_refused_is_tried_for_ever():
+    """A right may be given back; kopf's own patience would end the operator after a minute."""
+    pauses = iter(handlers._kopf_settings().networking.error_backoffs)
+    assert [next(pauses) for _ in range(1000)][-1] == 10
+    assert not hasattr(handlers._kopf_settings().networking.error_backoffs, "__len__")
+
+
 def test_events_of_a_resource_and_of_its_children_ask_for_its_visit(operator: Operator):
     """One is enough for many."""
     body = image_index()

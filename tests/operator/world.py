@@ -96,6 +96,8 @@ class Cluster:
         self.version = 1
         self.missing: set[tuple[str, str]] = set()
         self.forbidden: set[str] = set()
+        self.refused: set[str] = set()
+        self.selectable = {"metadata.name", "spec.collection.alias"}
         self.crash_at: int | None = None
         self.steps = 0
 
@@ -108,14 +110,23 @@ class Cluster:
     async def exists(self, kind: str, namespace: str, name: str) -> bool:  # noqa: ARG002
         return (kind, name) not in self.missing
 
-    async def list(self, kind: str, namespace: str | None, labels: Mapping[str, str] | None = None) -> list[Body]:
+    async def list(
+        self,
+        kind: str,
+        namespace: str | None,
+        labels: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> list[Body]:
         self._allow(kind)
+        if unknown := set(fields or {}) - self.selectable:
+            raise ClusterRefused(f"field label not supported: {unknown}", 400)
         return [
             copy.deepcopy(body)
             for (found, place, _), body in sorted(self.objects.items())
             if found == kind
             and namespace in {None, place}
             and (labels or {}).items() <= (body["metadata"].get("labels") or {}).items()
+            and all(_field(body, path) == value for path, value in (fields or {}).items())
         ]
 
     async def apply(self, manifest: Mapping[str, Any], manager: str = MANAGER, subresource: str = "") -> Body:
@@ -214,6 +225,8 @@ class Cluster:
             raise ClusterRefused(f"{kind} is forbidden", 403)
 
     def _write(self, verb: str, kind: str, name: str) -> None:
+        if kind in self.refused:
+            raise ClusterRefused(f"{kind} may not be written", 403)
         self.step()
         self.writes.append((verb, kind, name))
 
@@ -446,6 +459,13 @@ class World:
             return False
         self.cluster.edit("Deployment", body["metadata"]["name"], {"status": status})
         return True
+
+
+def _field(body: Body, path: str) -> Any:
+    value: Any = body
+    for name in path.split("."):
+        value = (value or {}).get(name)
+    return value
 
 
 def _ended(type_: str, reason: str = "") -> Body:

@@ -118,7 +118,7 @@ class Collections(pb.CollectionsServicer):
         status = self._faults.status()
         if status is None:
             stored.build()
-        info = stored.shard.info()
+        info = stored.info()
         schema = {
             field: pb.PayloadSchemaInfo(
                 data_type=next(ours for theirs, ours in KINDS.values() if theirs == found.data_type),

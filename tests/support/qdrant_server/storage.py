@@ -4,7 +4,7 @@
     DATA/aliases.json                        alias to collection
     DATA/aliases.log                         the same after each call that changed it, one line each, for tests to read
     DATA/collections/NAME/config.pb          qdrant.CollectionConfig
-    DATA/collections/NAME/shard/             Edge's files
+    DATA/collections/NAME/shard/             Edge's files, once somebody has written to it or searched it
     DATA/snapshots/NAME/*.snapshot           tar files of the above
 
 Folders appear under their names complete, and are renamed before they are deleted.
@@ -19,6 +19,7 @@ import shutil
 import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import qdrant_edge as edge
@@ -35,6 +36,7 @@ KINDS: Final = {
     pb.FieldTypeUuid: (edge.PayloadSchemaType.Uuid, pb.Uuid),
 }
 _SEGMENT_KB: Final = 1_000_000
+_EMPTY: Final = SimpleNamespace(payload_schema={}, segments_count=1, points_count=0, indexed_vectors_count=0)
 
 
 class Stored:
@@ -43,7 +45,8 @@ class Stored:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config: Any = pb.CollectionConfig.FromString((folder / "config.pb").read_bytes())
-        self.shard = edge.EdgeShard.load(str(folder / "shard"), _edge_config(self.config))
+        self._files = folder / "shard"
+        self._shard = self._open() if self._files.exists() else None
         self.dirty = True  # whether points may have come since the last build
 
     @classmethod
@@ -53,10 +56,24 @@ class Stored:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         _write(temporary / "config.pb", config.SerializeToString())
-        shard = edge.EdgeShard.create(str(temporary / "shard"), _edge_config(config, wal_enabled=False))
-        shard.flush()
-        shard.close()
         temporary.rename(folder)
+
+    @property
+    def shard(self) -> edge.EdgeShard:
+        """Edge's part, made when it is needed first: an empty one takes 20 MB of disk and 50 MB of memory."""
+        if self._shard is None:
+            temporary = self.folder / ".new-shard"
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            made = edge.EdgeShard.create(str(temporary), _edge_config(self.config, wal_enabled=False))
+            made.flush()
+            made.close()
+            temporary.rename(self._files)
+            self._shard = self._open()
+        return self._shard
+
+    def _open(self) -> edge.EdgeShard:
+        return edge.EdgeShard.load(str(self._files), _edge_config(self.config))
 
     @property
     def dimension(self) -> int:
@@ -67,6 +84,10 @@ class Stored:
         """Whether graphs are to be built at all."""
         return int(self.config.optimizer_config.indexing_threshold) > 0
 
+    def info(self) -> Any:
+        """Edge's information about the shard."""
+        return _EMPTY if self._shard is None else self._shard.info()
+
     def write(self, operation: edge.UpdateOperation) -> None:
         self.shard.update(operation)
         self.shard.flush()
@@ -76,21 +97,23 @@ class Stored:
         """Takes other settings, which apply from the next build."""
         _write(self.folder / "config.pb", config.SerializeToString())
         self.config = config
-        self.shard.flush()
-        self.shard.close()
-        self.shard = edge.EdgeShard.load(str(self.folder / "shard"), _edge_config(config))
+        if self._shard is not None:
+            self.close()
+            self._shard = self._open()
         self.dirty = True
 
     def build(self) -> None:
         """What the real server does in the background whenever it has to."""
-        if self.building and self.dirty:
+        if self.building and self.dirty and self._shard is not None:
             self.shard.optimize()
             self.shard.flush()
         self.dirty = False
 
     def close(self) -> None:
-        self.shard.flush()
-        self.shard.close()
+        if self._shard is not None:
+            self._shard.flush()
+            self._shard.close()
+            self._shard = None
 
 
 class Storage:
