@@ -124,8 +124,14 @@ class Cluster:
         self._relabel(name, simulated.FAILED)
 
     def recover_node(self, name: str) -> None:
-        """A simulated node that failed is back."""
+        """A simulated node that failed is back: ready, and without the pods that were deleted meanwhile."""
         self._relabel(name, simulated.ALIVE)
+        self.kubectl("wait", "--for=condition=Ready", f"--timeout={COMMAND_S}s", f"node/{name}")
+        for pod in self.get("pods", "--all-namespaces", f"--field-selector=spec.nodeName={name}")["items"]:
+            meta = pod["metadata"]
+            if "deletionTimestamp" in meta:  # kwok would not notice
+                where = f"--namespace={meta['namespace']}"
+                self.kubectl("delete", "pod", meta["name"], where, "--force", "--grace-period=0", "--ignore-not-found")
 
     def _relabel(self, name: str, state: str) -> None:
         """Raises `ClusterFailed` when there is no such simulated node."""

@@ -140,7 +140,7 @@ def test_a_node_that_fails_is_noticed_and_one_that_recovers_too(cluster: Cluster
     taints = {taint["key"] for taint in cluster.get("node", name)["spec"]["taints"]}
     assert "node.kubernetes.io/unreachable" in taints
     cluster.recover_node(name)
-    cluster.kubectl("wait", "--for=condition=Ready", f"node/{name}", PATIENCE)
+    assert ready(cluster.get("node", name)) == "True"
 
 
 def test_only_simulated_nodes_fail(cluster: Cluster) -> None:

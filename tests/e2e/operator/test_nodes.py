@@ -60,7 +60,6 @@ def test_replicas_go_where_their_tolerations_let_them_and_leave_nodes_that_fail(
     plane.fail_node(str(home))
     eventually(lambda: node_of_ready_pod(shop), other)
     plane.recover_node(str(home))
-    plane.kubectl("wait", "--for=condition=Ready", f"node/{home}", "--timeout=120s")
 
     plane.kubectl("drain", other, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s")
     eventually(lambda: node_of_ready_pod(shop), home)
