@@ -36,10 +36,11 @@ COPY requirements-serving.lock ./
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem \
     $INSTALL --require-hashes --requirement requirements-serving.lock && $COMPILE /opt/sightline
 
+# PyTorch has files in the language of a newer Python, named after it, which this one can't compile and never loads.
 FROM build AS everything
 COPY requirements.lock ./
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem \
-    $INSTALL --require-hashes --requirement requirements.lock && $COMPILE /opt/sightline
+    $INSTALL --require-hashes --requirement requirements.lock && $COMPILE -x /py3[0-9]+_ /opt/sightline
 
 FROM build AS operating
 COPY requirements-operator.lock ./

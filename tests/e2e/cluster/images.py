@@ -76,7 +76,8 @@ class Images:
 
 
 def _build(name: str, context: Path, *options: str) -> None:
-    _buildah("bud", "--isolation=chroot", "--pull-never", "--layers", *options, f"--tag={name}", str(context))
+    ways = ("--isolation=chroot", "--pull-never", "--layers", "--force-rm")
+    _buildah("bud", *ways, *options, f"--tag={name}", str(context))
 
 
 def _push(name: str, archive: Path) -> None:

@@ -290,6 +290,7 @@ class Shop:
         first = self.pending()
         self.build(first)
         self.end_pods("index")
+        eventually(lambda: all(map(complete, self.jobs("index", first))), True)
         self.ring()
         eventually(lambda: self.condition("Ready"), "True Serving")
         eventually(lambda: self.condition("Promoted"), "True Serving")
@@ -334,6 +335,12 @@ class Shop:
 def shop(plane: Cluster, qdrant: QdrantServer, namespace: str) -> Shop:
     """An ImageIndex that is not applied yet."""
     return Shop(plane, qdrant, namespace)
+
+
+def complete(job: Mapping[str, Any]) -> bool:
+    """Whether Kubernetes has said its last word about a Job that did its work."""
+    conditions = job.get("status", {}).get("conditions") or []
+    return any((one["type"], one["status"]) == ("Complete", "True") for one in conditions)
 
 
 def eventually(ask: Callable[[], Any], wanted: object, pause_s: float = 0.1) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from imageindex_operator.api import KINDS
 from imageindex_operator.names import GENERATION, KIND, OWNER
 from imageindex_operator.reconcile import CHILDREN
 
@@ -63,7 +64,7 @@ class Live:
             )
             for kind in CHILDREN
             if kind != "ConfigMap"
-            for body in self.shop.children(kind.lower())
+            for body in self.shop.children(KINDS[kind].plural)
             if any(one["kind"] == KIND for one in body["metadata"].get("ownerReferences", []))
         }
 

@@ -36,8 +36,9 @@ def own(command: str, installation: Installation, bucket: Bucket) -> str:
 def test_from_an_empty_cluster_to_a_searched_bucket_and_on_through_its_life(
     installation: Installation, bucket: Bucket, captions: dict[str, str], second_model: Path
 ):
-    """By the tutorial's five commands; then blue/green under load, roll-back, and deletion that keeps the data."""
+    """By the tutorial's five commands; an upgrade, blue/green and roll-back under load; deletion keeps the data."""
     _, secret, apply, wait, search = (own(command, installation, bucket) for command in tutorial())
+    installation.shell("helm test sightline --namespace search")
     installation.shell(secret)
     began = time.monotonic()
     installation.shell(apply)
@@ -53,6 +54,8 @@ def test_from_an_empty_cluster_to_a_searched_bucket_and_on_through_its_life(
     url = installation.url(INDEX)
     with Crowd(url, list(searches)) as crowd:
         eventually(lambda: crowd.answered > len(searches) * 3, True)
+        installation.shell("helm upgrade sightline charts/sightline --namespace search --wait --set logLevel=debug")
+        assert serving(installation) == first
         change_the_model(installation, second_model)
         second = serving(installation)
         go_back(installation)
