@@ -10,8 +10,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from imageindex_operator.reconcile import CHILDREN
 
 from tests.e2e.cluster.cluster import ROOT, Cluster
 from tests.support.qdrant import QdrantServer
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.programs
 
@@ -39,14 +39,6 @@ INDEX: dict[str, Any] = {
         "model": {"name": "sightline-small", "pretrained": ""},
     },
 }
-
-
-def eventually(ask: Callable[[], Any], wanted: object) -> None:
-    """Asks until the answer is as wanted; fails with the last one."""
-    end = time.monotonic() + PATIENCE_S
-    while (found := ask()) != wanted:
-        assert time.monotonic() < end, json.dumps(found, default=str)
-        time.sleep(0.2)
 
 
 class Release:

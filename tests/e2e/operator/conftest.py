@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
@@ -31,6 +29,7 @@ from tests.e2e.cluster.calls import MERGE
 from tests.e2e.cluster.cluster import ROOT, Cluster
 from tests.operator.world import CRD, minimal
 from tests.support.qdrant import QdrantServer
+from tests.support.waiting import eventually
 
 T = TypeVar("T")
 
@@ -341,14 +340,6 @@ def complete(job: Mapping[str, Any]) -> bool:
     """Whether Kubernetes has said its last word about a Job that did its work."""
     conditions = job.get("status", {}).get("conditions") or []
     return any((one["type"], one["status"]) == ("Complete", "True") for one in conditions)
-
-
-def eventually(ask: Callable[[], Any], wanted: object, pause_s: float = 0.1) -> None:
-    """Asks until the answer is as wanted; fails with the last one."""
-    end = time.monotonic() + PATIENCE_S
-    while (found := ask()) != wanted:
-        assert time.monotonic() < end, json.dumps(found, default=str)
-        time.sleep(pause_s)
 
 
 def visited(operator: Operator, shop: Shop, times: int) -> Iterator[int]:

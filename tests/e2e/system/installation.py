@@ -11,9 +11,9 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import httpx
 
 from tests.e2e.cluster.addresses import NODE_IP
 from tests.e2e.cluster.cluster import ROOT, Cluster
+from tests.support import waiting
 from tests.support.s3 import Bucket
 
 NAMESPACE = "search"
@@ -39,13 +40,7 @@ VALUES: dict[str, Any] = {
 }
 """What differs from an installation with no value set."""
 
-
-def eventually(ask: Callable[[], Any], wanted: object, patience_s: float = PATIENCE_S) -> None:
-    """Asks until the answer is as wanted; fails with the last one."""
-    end = time.monotonic() + patience_s
-    while (found := ask()) != wanted:
-        assert time.monotonic() < end, json.dumps(found, default=str)
-        time.sleep(0.5)
+eventually = partial(waiting.eventually, pause_s=0.5, patience_s=PATIENCE_S)
 
 
 class Installation:
@@ -140,7 +135,7 @@ class Installation:
             process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             address = f"http://127.0.0.1:{self.cluster.relay(NODE_IP, S3_PORT)}"
-            eventually(lambda: _answers(address), True, 60)
+            eventually(lambda: _answers(address), True, patience_s=60)
             bucket = Bucket(address, name)
             yield bucket
             bucket.close()
