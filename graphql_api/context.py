@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import strawberry
 
+from engine.requests import SearchRequest
 from engine.search import Searcher, SearchResult
 from graphql_api.loaders import Answers, SearchLoader, search_loader
 from graphql_api.services import Services
@@ -30,6 +32,15 @@ class Context:
     def search(self) -> SearchLoader:
         """This request's searches, gathered."""
         return search_loader(self.searcher, self._note)
+
+    async def searched(self, requests: Sequence[SearchRequest]) -> Sequence[SearchResult | BaseException]:
+        """Answers to searches that are all known at once; where they fail together, the same error for each."""
+        try:
+            answers = await self.searcher.search_many(requests)
+        except Exception as error:  # noqa: BLE001 - told, or masked, as that of a resolver
+            return [error] * len(requests)
+        self._note(answers)
+        return answers
 
     def server_timing(self) -> str:
         """The value of the header `Server-Timing`: milliseconds until now, in the engine, and in each of its stages.

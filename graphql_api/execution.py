@@ -18,6 +18,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from graphql import (
+    FieldNode,
     GraphQLBoolean,
     GraphQLField,
     GraphQLFloat,
@@ -29,6 +30,7 @@ from graphql import (
     GraphQLObjectType,
     GraphQLOutputType,
     GraphQLString,
+    OperationDefinitionNode,
     Undefined,
     is_leaf_type,
 )
@@ -44,7 +46,21 @@ Copy = Callable[[Any], Any]
 Plans = dict[tuple[Any, ...], Copy | None]
 """The plans of an operation by type and field nodes; None where fields have to be resolved one by one."""
 
-_INT_MAX: Final = 2**31 - 1
+INT_MAX: Final = 2**31 - 1
+"""The largest `Int`. GraphQL also has one smaller than -INT_MAX, which nobody asks for."""
+
+
+_PLANS: Final = "plans"
+
+
+_TYPENAME: Final = GraphQLField(GraphQLNonNull(GraphQLString))
+"""Every object's `__typename`, which clients that keep a store add to each selection."""
+
+
+def plan_of(operation: OperationDefinitionNode, field: FieldNode) -> Copy | None:
+    """How what `field` holds is copied, wherever it stands alone under its name; None while no execution found out."""
+    plans: Plans = vars(operation).get(_PLANS, {})
+    return next((plan for (_, *nodes), plan in plans.items() if nodes == [id(field)]), None)
 
 
 class PlanningExecutor(StrawberryGraphQLCoreExecutionContext):
@@ -82,7 +98,7 @@ class PlanningExecutor(StrawberryGraphQLCoreExecutionContext):
         place = self.operation.loc
         if place is None or "@" in place.source.body:
             return {}
-        plans: Plans = vars(self.operation).setdefault("plans", {})
+        plans: Plans = vars(self.operation).setdefault(_PLANS, {})
         return plans
 
     def _plan(self, kind: GraphQLObjectType, details: FieldDetailsList) -> Copy | None:
@@ -100,8 +116,9 @@ class PlanningExecutor(StrawberryGraphQLCoreExecutionContext):
             return None
         steps: list[tuple[str, Copy, Copy]] = []
         for name, selected in fields.items():
-            field = kind.fields.get(selected[0].node.name.value)
-            read = _reader(field) if field else None
+            wanted = selected[0].node.name.value
+            field = _TYPENAME if wanted == "__typename" else kind.fields.get(wanted)
+            read = _constant(kind.name) if field is _TYPENAME else _reader(field) if field else None
             copy = self._completion(field.type, selected) if field and read else None
             if read is None or copy is None:
                 return None
@@ -119,8 +136,8 @@ class PlanningExecutor(StrawberryGraphQLCoreExecutionContext):
             kind = kind.of_type
         copy: Copy | None = None
         if is_leaf_type(kind):
-            copy = _leaf(kind)
-        elif isinstance(kind, GraphQLList):
+            return _leaf(kind, required=required)
+        if isinstance(kind, GraphQLList):
             copy = _listed(self._completion(kind.of_type, details))
         elif isinstance(kind, GraphQLObjectType):
             copy = self._plan(kind, details)
@@ -161,7 +178,7 @@ def _listed(item: Copy | None) -> Copy | None:
     return copy
 
 
-def _leaf(kind: GraphQLLeafType) -> Copy:
+def _leaf(kind: GraphQLLeafType, *, required: bool) -> Copy:
     """Scalars and enums: what already is as JSON has it passes as it is, the rest by the type's own rules."""
 
     def coerced(value: Any) -> Any:
@@ -170,13 +187,30 @@ def _leaf(kind: GraphQLLeafType) -> Copy:
             raise ValueError
         return copied
 
+    def whole(value: Any) -> Any:
+        return value if type(value) is int and -INT_MAX <= value <= INT_MAX else coerced(value)
+
+    def real(value: Any) -> Any:
+        return value if type(value) is float and isfinite(value) else coerced(value)
+
     match kind.name:
         case GraphQLString.name | GraphQLID.name:
-            return lambda value: value if type(value) is str else coerced(value)
+            return _passing(str, coerced, required=required)
         case GraphQLBoolean.name:
-            return lambda value: value if type(value) is bool else coerced(value)
+            return _passing(bool, coerced, required=required)
         case GraphQLInt.name:
-            return lambda value: value if type(value) is int and -_INT_MAX <= value <= _INT_MAX else coerced(value)
+            return whole if required else _nullable(whole)
         case GraphQLFloat.name:
-            return lambda value: value if type(value) is float and isfinite(value) else coerced(value)
-    return coerced
+            return real if required else _nullable(real)
+    return coerced if required else _nullable(coerced)
+
+
+def _passing(kind: type, coerced: Copy, *, required: bool) -> Copy:
+    """Lets values of a type pass, and null where it is allowed."""
+    if required:
+        return lambda value: value if type(value) is kind else coerced(value)
+    return lambda value: value if value is None or type(value) is kind else coerced(value)
+
+
+def _constant(value: str) -> Copy:
+    return lambda _source: value

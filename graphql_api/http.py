@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -95,8 +96,9 @@ class GraphQLEndpoint:
             media_type = accepted
             async with asyncio.timeout(self._settings.api_request_timeout_s):
                 operation = await self._read(request)
-                if (refusal := await self._shed(operation, context)) is not None:
-                    return _encode(refusal, 200, media_type)
+                body = await self._plain(operation, context)
+                if body is not None:
+                    return _encode(body, 200, media_type)
                 result = await self._execute(operation, request.method, context)
                 return self._answer(result, media_type)
         except Refused as refused:
@@ -136,31 +138,49 @@ class GraphQLEndpoint:
 
     # ------------------------------------------------------------ executing and answering
 
-    async def _shed(self, operation: Operation, context: Context) -> dict[str, Any] | None:
-        """The answer to an operation that only searches, and for none of whose searches there is room; else None."""
-        searcher = context.services.busy_searcher
-        if searcher is None or (document := self._documents.known(operation.query)) is None:
+    async def _plain(self, operation: Operation, context: Context) -> dict[str, Any] | None:
+        """The answer to an operation that only searches and was executed before; None for every other."""
+        document = self._documents.known(operation.query)
+        outline = document.outline(operation.name) if document else None
+        if document is None or outline is None:
             return None
-        if (outline := document.outline(operation.name)) is None:
+        variables = operation.variables or {}
+        requests = outline.requests(variables, self._settings.index_name)
+        if requests is None or document.refusals(self._schema._schema, operation.name, variables, self._settings):  # noqa: SLF001 - see limits.py
             return None
-        requests = outline.requests(operation.variables or {}, self._settings.index_name)
-        if requests is None:
+        busy = context.services.busy_searcher
+        if busy is not None and (refusal := await busy.refusal(requests)) is not None:
+            return outline.refused(refusal)
+        plans = outline.plans()
+        if plans is None:
             return None
-        error = await searcher.refusal(requests)
-        return None if error is None else outline.refused(error)
+        with self._place():
+            answers = await context.searched(requests)
+        with suppress(Exception):  # something unusual in a picture: the executor knows the words for it
+            return outline.answered(plans, requests, answers)
+        return None
 
-    async def _execute(self, operation: Operation, method: str, context: Context) -> ExecutionResult:
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Counts an operation while it is executed, and refuses it where there are too many."""
         if self._running >= MAX_RUNNING:
             raise _overloaded()
         self._running += 1
         try:
-            return await self._schema.execute(
-                operation.query,
-                variable_values=operation.variables,
-                context_value=context,
-                operation_name=operation.name,
-                allowed_operation_types=_ALLOWED[method],
-            )
+            yield
+        finally:
+            self._running -= 1
+
+    async def _execute(self, operation: Operation, method: str, context: Context) -> ExecutionResult:
+        try:
+            with self._place():
+                return await self._schema.execute(
+                    operation.query,
+                    variable_values=operation.variables,
+                    context_value=context,
+                    operation_name=operation.name,
+                    allowed_operation_types=_ALLOWED[method],
+                )
         except InvalidOperationTypeError as error:
             kind = error.operation_type.value
             if kind == OperationType.MUTATION.value:
@@ -168,8 +188,6 @@ class GraphQLEndpoint:
             raise Refused(400, f"A {kind} can't be answered over this connection.") from error
         except CannotGetOperationTypeError as error:
             return PreExecutionError(data=None, errors=[GraphQLError(error.as_http_error_reason())])
-        finally:
-            self._running -= 1
 
     def _answer(self, result: ExecutionResult, media_type: str) -> Response:
         body: dict[str, Any] = {}

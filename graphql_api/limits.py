@@ -48,7 +48,7 @@ from strawberry.schema.schema import validate_document
 
 from engine.settings import Settings
 from graphql_api import errors
-from graphql_api.shedding import Outline
+from graphql_api.plain import Outline
 
 CACHED_DOCUMENTS: Final = 256
 CACHED_CHARACTERS: Final = 16_384
@@ -101,6 +101,30 @@ class Document:
         cost = self._costs[key] = measure(schema, self.node, operation, variables)
         return cost
 
+    def refusals(
+        self, schema: GraphQLSchema, name: str | None, variables: Mapping[str, Any], limits: Settings
+    ) -> list[GraphQLError]:
+        """Which limits the operation of that name exceeds, and what to do about it. The document must be valid."""
+        cost = self.cost(schema, name, variables)
+        if cost is None:
+            return []
+        checks = (
+            (errors.DEEP, cost.depth, limits.api_max_depth, "levels deep", "Nest fewer fields"),
+            (errors.ALIASES, cost.aliases, limits.api_max_aliases, "aliases", "Send several requests"),
+            (
+                errors.COMPLEX,
+                cost.complexity,
+                limits.api_max_complexity,
+                "complexity",
+                "Ask for fewer fields or less `first`",
+            ),
+        )
+        return [
+            _refusal(code, f"The query has {found} {what}; {most} are allowed. {advice}.")
+            for code, found, most, what, advice in checks
+            if found > most
+        ]
+
 
 class Documents:
     """Queries of at most `api_max_tokens` tokens, parsed; the last short ones are remembered."""
@@ -114,13 +138,15 @@ class Documents:
 
     def known(self, query: str) -> Document | None:
         """The document, if it is remembered."""
-        return self._remembered.get(query)
-
-    def read(self, query: str) -> Document:
-        """The document; raises `GraphQLError` for a query that is too long or is none."""
         document = self._remembered.get(query)
         if document is not None:
             self._remembered.move_to_end(query)
+        return document
+
+    def read(self, query: str) -> Document:
+        """The document; raises `GraphQLError` for a query that is too long or is none."""
+        document = self.known(query)
+        if document is not None:
             return document
         document = self._parsed(query)
         if len(query) <= CACHED_CHARACTERS:
@@ -168,29 +194,10 @@ class Limits(SchemaExtension):
             except RecursionError:
                 document.errors = [_too_nested()]
         found = document.errors
-        if not found and (cost := document.cost(schema, context.operation_name, context.variables or {})):
-            found = self._refusals(cost)
-        context.pre_execution_errors = found
-        yield
-
-    def _refusals(self, cost: Cost) -> list[GraphQLError]:
-        limits = self._documents.settings
-        checks = (
-            (errors.DEEP, cost.depth, limits.api_max_depth, "levels deep", "Nest fewer fields"),
-            (errors.ALIASES, cost.aliases, limits.api_max_aliases, "aliases", "Send several requests"),
-            (
-                errors.COMPLEX,
-                cost.complexity,
-                limits.api_max_complexity,
-                "complexity",
-                "Ask for fewer fields or less `first`",
-            ),
+        context.pre_execution_errors = found or document.refusals(
+            schema, context.operation_name, context.variables or {}, self._documents.settings
         )
-        return [
-            _refusal(code, f"The query has {found} {what}; {most} are allowed. {advice}.")
-            for code, found, most, what, advice in checks
-            if found > most
-        ]
+        yield
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,16 @@
-"""Refuses searches for which there is no room, before GraphQL has taken them apart.
+"""Plain operations: those that do nothing but search, answered past GraphQL's executor.
 
-A server that is offered several times what it can do spends most of its requests on saying no. Where each refusal goes
-the whole way, through the executor, the resolvers and the loader, and back as an error, a flood takes a third of the
-time that searches need. So while there is no room, an operation that does nothing but search is looked at first: its
-arguments are read straight from the document and the variables, and where none of its lists is remembered, the answer
-is the one that it would get in the end, at a fifth of the price. Whatever is less plain goes the whole way.
+Nearly every request is one that a client has sent a thousand times, with other words in its variables. Executor,
+extensions, resolvers and loader find out anew what it asks for, which costs more than all the rest of an answer, and
+much more than a refusal: in a flood, that would take a third of the time that searches need. So what the first
+execution has found out is used again. The arguments are read straight from the document and the variables, and what
+the engine answers is copied by the plan that the executor has made. Whatever is less plain goes the whole way, and so
+does everything at its first time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from graphql import (
     IntValueNode,
     NonNullTypeNode,
     NullValueNode,
+    OperationDefinitionNode,
     OperationType,
     StringValueNode,
     ValueNode,
@@ -29,9 +31,12 @@ from graphql import (
 )
 from graphql.language import get_location
 
-from engine.errors import Overloaded
+from engine.errors import Overloaded, SightlineError
 from engine.requests import SearchRequest
+from engine.search import SearchResult
 from graphql_api import errors
+from graphql_api.execution import INT_MAX, Copy, plan_of
+from graphql_api.types import SearchConnection
 
 _FIELD: Final = "search"
 _THRESHOLD: Final = "score_threshold"
@@ -61,16 +66,31 @@ class _Search:
     """One field: what its answer is called, where it stands, and its arguments by their names in a request."""
 
     key: str
+    node: FieldNode
     line: int
     column: int
     arguments: dict[str, Any]
+
+    def failed(self, error: BaseException) -> errors.Formatted:
+        """What the client is told of an error, as `errors.present` would."""
+        told = {"message": str(error), "locations": [{"line": self.line, "column": self.column}], "path": [self.key]}
+        if isinstance(error, SightlineError):
+            return told | {"extensions": errors.extensions(error)}
+        return told | errors.masked(error, path=[self.key])
 
 
 class Outline:
     """The searches of an operation that consists of nothing else."""
 
-    def __init__(self, searches: list[_Search], required: list[str], defaults: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        operation: OperationDefinitionNode,
+        searches: list[_Search],
+        required: list[str],
+        defaults: dict[str, Any],
+    ) -> None:
         """`required` names the variables that must have a value, `defaults` has those of the others."""
+        self._operation = operation
         self._searches = searches
         self._required = required
         self._defaults = defaults
@@ -98,7 +118,7 @@ class Outline:
             for variable in variables
             if isinstance(variable.type, NonNullTypeNode) and variable.default_value is None
         ]
-        return cls(searches, required, defaults)
+        return cls(operation, searches, required, defaults)
 
     def requests(self, variables: Mapping[str, Any], index: str) -> list[SearchRequest] | None:
         """What is searched for, in `index` where none is named; None if a variable has a value that does not fit."""
@@ -115,7 +135,7 @@ class Outline:
                     value = known[given.name]
                 else:
                     value = given
-                if type(value) not in _TYPES[name]:
+                if type(value) not in _TYPES[name] or (type(value) is int and not -INT_MAX <= value <= INT_MAX):
                     return None
                 values[name] = float(value) if name == _THRESHOLD else value
             if values.get("index") is None:
@@ -123,19 +143,32 @@ class Outline:
             requests.append(SearchRequest(**values))
         return requests
 
+    def plans(self) -> list[Copy] | None:
+        """How the answer of each search is copied; None before the executor has found that out for all of them."""
+        plans = [plan for search in self._searches if (plan := plan_of(self._operation, search.node)) is not None]
+        return plans if len(plans) == len(self._searches) else None
+
+    def answered(
+        self, plans: Sequence[Copy], requests: Sequence[SearchRequest], answers: Sequence[SearchResult | BaseException]
+    ) -> dict[str, Any]:
+        """The body of the answer. Raises what a plan raises: the executor then finds the words for it."""
+        data: dict[str, Any] = {}
+        failed = []
+        for search, plan, request, answer in zip(self._searches, plans, requests, answers, strict=True):
+            if isinstance(answer, SearchResult):
+                assert request.index is not None  # noqa: S101 - `requests` has named it
+                data[search.key] = plan(SearchConnection.of(answer, request.index))
+            else:
+                data[search.key] = None
+                failed.append(search.failed(answer))
+        return {"errors": failed, "data": data} if failed else {"data": data}
+
     def refused(self, error: Overloaded) -> dict[str, Any]:
         """The body of an answer in which each search has this error."""
-        extensions = errors.extensions(error)
-        found = [
-            {
-                "message": str(error),
-                "locations": [{"line": search.line, "column": search.column}],
-                "path": [search.key],
-                "extensions": extensions,
-            }
-            for search in self._searches
-        ]
-        return {"errors": found, "data": dict.fromkeys(search.key for search in self._searches)}
+        return {
+            "errors": [search.failed(error) for search in self._searches],
+            "data": dict.fromkeys(search.key for search in self._searches),
+        }
 
 
 def _search(node: Any) -> _Search:
@@ -148,7 +181,7 @@ def _search(node: Any) -> _Search:
         name, _ = _ARGUMENTS[argument.name.value]
         arguments[name] = _value(argument.value)
     place = get_location(node.loc.source, node.loc.start)
-    return _Search((node.alias or node.name).value, place.line, place.column, arguments)
+    return _Search((node.alias or node.name).value, node, place.line, place.column, arguments)
 
 
 def _value(node: ValueNode) -> Any:

@@ -1,4 +1,4 @@
-"""Searches for which there is no room: refused early, with the very answer that they would get in the end."""
+"""Operations that do nothing but search: past the executor, they get the very answer that they would get from it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,158 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import strawberry
 from graphql import parse
 
+from engine.errors import IndexUnavailable
 from engine.requests import SearchRequest
-from graphql_api.shedding import Outline
+from engine.search import Searcher
+from graphql_api.plain import Outline
 from tests.graphql_api.live import Api, Serve
 
+GALLERY = """query Gallery($query: String!, $first: Int, $after: String, $least: Float) {
+  search(query: $query, first: $first, after: $after, scoreThreshold: $least) {
+    query totalCount { value relation } pageInfo { hasNextPage endCursor }
+    edges { cursor rank score node { id fileName width takenAt category url thumbnailUrl metadata __typename } }
+    execution { generation model strategy }
+  }
+}"""
+
 SEARCH = "query S($q: String, $n: Int = 10) { search(query: $q, first: $n) { cached edges { node { fileName } } } }"
+
+
+# ---------------------------------------------------------------- answering
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every query that was executed by the library."""
+    queries: list[str] = []
+    execute = strawberry.Schema.execute
+
+    async def noted(self: strawberry.Schema, query: str, **values: Any) -> Any:
+        queries.append(query)
+        return await execute(self, query, **values)
+
+    monkeypatch.setattr(strawberry.Schema, "execute", noted)
+    return queries
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"query": "red", "first": 10},
+        {"query": "blue", "first": 3},
+        {"query": " yellow ", "first": 100, "least": 0.9},
+        {"query": "green", "first": 7, "least": 1, "after": None, "unknown": 5},
+        {"query": "", "first": 10},
+        {"query": "grey", "first": 0},
+        {"query": "grey", "first": 10, "after": "bogus"},
+        {"query": "x" * 600, "first": 10},
+    ],
+)
+def test_plain_answers_are_those_of_the_executor(api: Api, executed: list[str], variables: dict[str, Any]):
+    """Errors, places and the order of keys included; only the first time a query is seen it goes the whole way."""
+    api.data(GALLERY, query="white", first=1)
+    executed.clear()
+    plain = api.ask(GALLERY, **variables)
+    assert executed == []
+    whole = api.ask("# another document\n" + GALLERY, **variables)
+    for error in whole.get("errors", ()):
+        error["locations"][0]["line"] -= 1
+    assert str(plain) == str(whole)
+
+
+def test_several_searches_are_one_batch_and_fail_by_themselves(api: Api, executed: list[str]):
+    """Under their aliases, in their order."""
+    query = "query($a: String, $n: Int!) { a: search(query: $a) { cached } b: search(query: "
+    query += '"red", first: $n) { edges { rank } } }'
+    whole = api.ask(query, a="pink", n=2)
+    assert len(executed) == 1
+    assert api.ask(query, a="pink", n=2)["data"] == whole["data"] | {"a": {"cached": True}}
+    failed = api.ask(query, a="pink", n=1000)
+    assert failed["data"] == {"a": {"cached": True}, "b": None}
+    assert [(error["path"], error["extensions"]["code"]) for error in failed["errors"]] == [(["b"], "BAD_USER_INPUT")]
+    assert len(executed) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [(IndexUnavailable("It is away."), "INDEX_UNAVAILABLE"), (ValueError("secret"), "INTERNAL")]
+)
+def test_what_fails_is_told_as_ever(api: Api, monkeypatch: pytest.MonkeyPatch, fault: Exception, code: str):
+    """An error of ours with its code, a fault with an id and nothing of what it says."""
+
+    async def fails(_self: Searcher, _requests: Any) -> Any:
+        raise fault
+
+    api.data(GALLERY, query="white", first=1)
+    monkeypatch.setattr(Searcher, "search_many", fails)
+    plain = api.ask(GALLERY, query="red", first=1)
+    whole = api.ask("\n" + GALLERY, query="red", first=1)
+    for answer in (plain, whole):
+        (error,) = answer["errors"]
+        assert error["extensions"].pop("errorId", None) or code != "INTERNAL"
+        assert "secret" not in error["message"]
+        error["message"] = error["message"][:10]
+        error["locations"] = []
+    assert plain == whole
+    assert plain["errors"][0]["extensions"] == {"code": code}
+
+
+@pytest.mark.parametrize(
+    "variables", [{"q": 5}, {"q": "red", "n": 2**31}, {"q": "red", "n": -(2**31) - 1}, {"q": "red", "n": "two"}]
+)
+def test_variables_that_do_not_fit_are_told_by_graphql(api: Api, executed: list[str], variables: dict[str, Any]):
+    """As if the query had never been seen."""
+    api.data(SEARCH, q="white")
+    executed.clear()
+    (error,) = api.ask(SEARCH, **variables)["errors"]
+    assert "has invalid value" in error["message"]
+    assert executed == [SEARCH]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "query S($q: String) { search(query: $q) { edges { node { similar(first: 1) { cached } } } } }",
+        "query S($q: String) { search(query: $q) { cached @include(if: true) } }",
+        "query S($q: String) { search(query: $q) { cached } health { status } }",
+        "query S($q: String) { __typename search(query: $q) { cached } }",
+    ],
+)
+def test_what_needs_the_executor_has_it_every_time(api: Api, executed: list[str], query: str):
+    """Fields that search themselves, directives, other questions."""
+    for number in (1, 2):
+        assert api.data(query, q="red")["search"]
+        assert len(executed) == number
+
+
+def test_limits_hold_for_a_page_that_is_larger_than_the_one_before(serve: Serve, executed: list[str]):
+    """What is allowed depends on the variables."""
+    with serve(api_max_complexity=100) as api:
+        api.data(SEARCH, q="red", n=10)
+        (error,) = api.ask(SEARCH, q="red", n=90)["errors"]
+        assert error["extensions"]["code"] == "QUERY_TOO_COMPLEX"
+        assert len(executed) == 2
+
+
+def test_a_picture_that_is_unusual_gets_the_executors_words(api: Api, monkeypatch: pytest.MonkeyPatch):
+    """A value that does not fit its type is an error of that value, beside all others."""
+    api.data(GALLERY, query="red", first=2)
+    search_many = Searcher.search_many
+
+    async def damaged(self: Searcher, requests: Any) -> Any:
+        answers: Any = await search_many(self, requests)
+        answers[0].edges[0].hit.payload["width"] = "wide"
+        return answers
+
+    monkeypatch.setattr(Searcher, "search_many", damaged)
+    answer = api.ask(GALLERY, query="orange", first=2)
+    assert [edge["node"]["width"] is None for edge in answer["data"]["search"]["edges"]] == [True, False]
+    assert [error["path"] for error in answer["errors"]] == [["search", "edges", 0, "node", "width"]]
+
+
+# ---------------------------------------------------------------- refusing
 
 
 @pytest.fixture
