@@ -428,14 +428,14 @@ def list_generations(index: IndexName = None, as_json: AsJson = False) -> None:
     if as_json:
         _print_json(rows)
         return
-    table = Table("", box=None, header_style="dim")
-    table.add_column("generation", no_wrap=True, min_width=max((len(str(row["id"])) for row in rows), default=0))
-    for name in ("state", "model", "images", "created", "not promoted because"):
-        table.add_column(name)
+    table = Table("", "generation", "state", "images", "model", box=None, header_style="dim")
     for row in rows:
         mark = "→" if row["serving"] else ""
-        table.add_row(mark, *(str(row[key] or "") for key in ("id", "state", "model", "points", "createdAt", "held")))
+        table.add_row(mark, *(str(row[key] or "") for key in ("id", "state", "points", "model")))
     out.print(table)
+    for row in rows:
+        if row["held"]:
+            out.print(f"{row['id']} is not promoted: {row['held']}", highlight=False)
 
 
 @generations_app.command("finish")

@@ -187,7 +187,7 @@ def test_generations_are_listed_promoted_and_rolled_back(terminal: Terminal, tmp
         return [row["id"] for row in terminal.json("generations", "list") if row["serving"]]
 
     assert serving() == [new]
-    assert re.search(rf"→ +{new} +ready +words +10 ", terminal("generations", "list"))
+    assert re.search(rf"→ +{new} +ready +10 +words ", terminal("generations", "list"))
     assert terminal("generations", "promote", old) == f"{old} serves.\n"
     assert serving() == [old]
     assert terminal("generations", "rollback") == f"{new} serves again.\n"
