@@ -501,9 +501,9 @@ class Searcher:
             if not query.exact and query.score_threshold is None
             if len(answers[key]) < min(query.limit, admitted[key])
         ]
-        for key in lost:
-            queries[key] = replace(queries[key], exact=True)
-        answers |= zip(lost, await serving.index.search([queries[key] for key in lost]), strict=True)
+        if lost:
+            queries |= {key: replace(queries[key], exact=True) for key in lost}
+            answers |= zip(lost, await serving.index.search([queries[key] for key in lost]), strict=True)
         search_ms = _ms_since(started)
         for key, query in queries.items():
             excluded = [images[id_] for id_ in jobs[key].excluded]

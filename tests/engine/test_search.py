@@ -29,7 +29,8 @@ from engine.errors import (
     SightlineError,
 )
 from engine.generations import Generation, GenerationStore
-from engine.ports import Match, Vectors
+from engine.indexes.process import ProcessIndex
+from engine.ports import Hit, Match, VectorQuery, Vectors
 from engine.requests import TIERS, SearchRequest, Term
 from engine.search import Searcher, SearchResult
 from engine.serving import IndexRegistry
@@ -368,6 +369,23 @@ async def test_a_batch_is_one_pass_of_the_encoder(searcher: Searcher, encoder: W
     results = [answer for answer in answers if isinstance(answer, SearchResult)]
     assert [captions(result)[0] for result in results] == [*texts, "blue dog"]
     assert [result.request for result in results] == requests
+
+
+async def test_a_batch_asks_the_index_once(searcher: Searcher, monkeypatch: pytest.MonkeyPatch):
+    """Each question more is another wait in the queue of the index's process, and an empty one is a question too."""
+    asked: list[int] = []
+    search = ProcessIndex.search
+
+    async def noted(self: ProcessIndex, queries: Sequence[VectorQuery]) -> list[list[Hit]]:
+        asked.append(len(queries))
+        return await search(self, queries)
+
+    monkeypatch.setattr(ProcessIndex, "search", noted)
+    await ask(searcher, "a red car")
+    await searcher.search_many(
+        [SearchRequest(query="blue"), SearchRequest(query="red", filter=Match("category", ("dog",)))]
+    )
+    assert asked == [1, 2]
 
 
 async def test_searches_of_one_request_are_looked_up_together(searcher: Searcher, cache: Counted):
