@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,6 +30,7 @@ from engine.settings import Settings
 from graphql_api import errors, graphiql
 from graphql_api.context import Context
 from graphql_api.limits import Documents
+from observability import metrics
 
 JSON: Final = "application/json"
 GRAPHQL: Final = "application/graphql-response+json"
@@ -95,10 +97,7 @@ class GraphQLEndpoint:
             media_type = accepted
             async with asyncio.timeout(self._settings.api_request_timeout_s):
                 operation = await self._read(request)
-                if (refusal := await self._shed(operation, context)) is not None:
-                    return _encode(refusal, 200, media_type)
-                result = await self._execute(operation, request.method, context)
-                return self._answer(result, media_type)
+                return await self._perform(operation, request.method, context, media_type)
         except Refused as refused:
             body = {"errors": [{"message": str(refused), "extensions": refused.extensions}]}
             return _encode(body, refused.status, media_type, refused.headers)
@@ -135,6 +134,19 @@ class GraphQLEndpoint:
         return bytes(body)
 
     # ------------------------------------------------------------ executing and answering
+
+    async def _perform(self, operation: Operation, method: str, context: Context, media_type: str) -> Response:
+        """The answer to an operation; what it was, how long it took and whether all of it went well is counted."""
+        started, outcome = time.perf_counter(), "error"
+        try:
+            if (refusal := await self._shed(operation, context)) is not None:
+                return _encode(refusal, 200, media_type)
+            result = await self._execute(operation, method, context)
+            outcome = "error" if result.errors else "ok"
+            return self._answer(result, media_type)
+        finally:
+            asked = self._documents.asked(operation.query, operation.name)
+            metrics.graphql_duration.labels(asked, outcome).observe(time.perf_counter() - started)
 
     async def _shed(self, operation: Operation, context: Context) -> dict[str, Any] | None:
         """The answer to an operation that only searches, and for none of whose searches there is room; else None."""
