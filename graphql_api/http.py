@@ -163,6 +163,7 @@ class GraphQLEndpoint:
 
     async def _execute(self, operation: Operation, method: str, context: Context) -> ExecutionResult:
         if self._running >= MAX_RUNNING:
+            metrics.search_errors.labels(code=Overloaded.code).inc()  # as one search, whatever it asks for
             raise _overloaded()
         self._running += 1
         try:

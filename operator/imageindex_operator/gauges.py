@@ -11,8 +11,7 @@ from observability import metrics
 
 _STATUSES: Final = ("True", "False", "Unknown")
 
-_ALL: Final = (
-    metrics.operator_reconciliations,
+_OF_STATUS: Final = (
     metrics.imageindex_conditions,
     metrics.imageindex_replicas,
     metrics.imageindex_shards,
@@ -23,8 +22,14 @@ _ALL: Final = (
 
 
 def show(resource: ImageIndex, status: Status) -> None:
-    """Sets every figure of an ImageIndex to what its status says; those that it doesn't have any more go."""
+    """Sets every figure of an ImageIndex to what its status says; those that it doesn't have any more go.
+
+    One that is being deleted has none: nobody is to be told that it serves no more.
+    """
     where = (resource.namespace, resource.name)
+    if resource.deleting_since is not None:
+        _remove(*where)
+        return
     for condition in status.conditions:
         for one in _STATUSES:
             if one == condition.status:
@@ -48,7 +53,12 @@ def show(resource: ImageIndex, status: Status) -> None:
 
 def forget(namespace: str, name: str) -> None:
     """Lets go of the figures of an ImageIndex that is gone."""
-    for metric in _ALL:
+    _remove(namespace, name)
+    metrics.operator_reconciliations.remove_by_labels({"namespace": namespace, "imageindex": name})
+
+
+def _remove(namespace: str, name: str) -> None:
+    for metric in _OF_STATUS:
         metric.remove_by_labels({"namespace": namespace, "imageindex": name})
 
 

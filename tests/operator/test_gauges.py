@@ -113,6 +113,16 @@ async def test_visits_are_counted_by_how_they_ended():
     assert told("operator_reconciliations_total", result="failed") == 1
 
 
+async def test_of_an_imageindex_that_is_being_deleted_only_the_visits_are_told():
+    """It serves no more because somebody wants that: no alert may say so. A visit that fails is still counted."""
+    world = World(deletionPolicy="Delete")
+    await world.settle()
+    assert told("imageindex_condition", type="Ready", status="True") == 1
+    world.cluster.edit(KIND, "shop", {"metadata": {"deletionTimestamp": world.now.isoformat()}})
+    await world.visit()
+    assert {name for name, _ in series()} == {"sightline_operator_reconciliations_total"}
+
+
 async def test_of_an_imageindex_that_is_gone_nothing_is_told():
     """Not even the visit that found it gone."""
     world = World(rollout={"verification": {"minRecall": 0.95}})
