@@ -76,8 +76,9 @@ cluster: $(DEV) $(VENV)/.programs-installed ## A real Kubernetes to try things o
 cluster-down: $(DEV) ## Take down what `make cluster` brought up
 	@$(BIN)/python -m tests.e2e.cluster down
 
-chart: ## Bring the chart's copy of the definition of ImageIndex up to date: Helm packages no links
-	cp operator/imageindex_operator/crd.yaml charts/sightline/files/crd.yaml
+chart: $(DEV) ## Bring the chart's dashboards and its copy of the definition of ImageIndex up to date
+	cp operator/imageindex_operator/crd.yaml charts/sightline/files/crd.yaml # Helm packages no links
+	$(BIN)/python -m observability.dashboards charts/sightline/files/dashboards
 
 figures: $(APP) ## Measure the shipped model as the README reports it
 	$(BIN)/sightline evaluate --scenes --seed $(FIGURES_SEED) --count 2000 --json

@@ -28,6 +28,9 @@ from engine.errors import (
     BadUserInput,
     EncoderUnavailable,
     ImageNotFound,
+    IndexCorrupt,
+    IndexNotReady,
+    IndexUnavailable,
     ModelUnavailable,
     Overloaded,
     SightlineError,
@@ -59,6 +62,18 @@ Strategy = Literal["hnsw", "hnsw_filtered", "exact"]
 _SCHEMA: Final = 2  # of cached lists; raise it when their form or meaning changes
 _EXACT_BELOW: Final = 5_000  # a filter that admits fewer images: comparing them all is as fast, and complete
 _COUNTS_KEPT: Final = 1_024  # numbers of admitted images remembered; a serving generation never changes
+
+_FAULTS: Final = (
+    EncoderUnavailable,
+    IndexCorrupt,
+    IndexNotReady,
+    IndexUnavailable,
+    ModelUnavailable,
+    Overloaded,
+    SightlineError,
+)
+for _fault in _FAULTS:  # counted from 0: Prometheus does not see the step to a counter's first value
+    metrics.search_errors.labels(code=_fault.code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +166,7 @@ class Searcher:
 
         A caller that is cancelled leaves the search running, because others may be waiting for the same list.
         """
-        task = asyncio.create_task(self._search_many(list(requests)))
+        task = asyncio.create_task(self._counted(list(requests)))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
@@ -216,6 +231,14 @@ class Searcher:
                     place.kind = _kind(serving, TIERS[0], "hnsw")
 
     # ------------------------------------------------------------ one batch of requests
+
+    async def _counted(self, requests: list[SearchRequest]) -> list[SearchResult | SightlineError]:
+        """Also searches that end in a fault that nobody expected are counted."""
+        try:
+            return await self._search_many(requests)
+        except Exception:
+            metrics.search_errors.labels(code=SightlineError.code).inc(len(requests))
+            raise
 
     async def _search_many(self, requests: list[SearchRequest]) -> list[SearchResult | SightlineError]:
         started = time.perf_counter()

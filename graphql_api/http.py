@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from engine.settings import Settings
 from graphql_api import errors, graphiql
 from graphql_api.context import Context
 from graphql_api.limits import Documents
+from observability import metrics
 
 JSON: Final = "application/json"
 GRAPHQL: Final = "application/graphql-response+json"
@@ -96,11 +98,7 @@ class GraphQLEndpoint:
             media_type = accepted
             async with asyncio.timeout(self._settings.api_request_timeout_s):
                 operation = await self._read(request)
-                body = await self._plain(operation, context)
-                if body is not None:
-                    return _encode(body, 200, media_type)
-                result = await self._execute(operation, request.method, context)
-                return self._answer(result, media_type)
+                return await self._perform(operation, request.method, context, media_type)
         except Refused as refused:
             body = {"errors": [{"message": str(refused), "extensions": refused.extensions}]}
             return _encode(body, refused.status, media_type, refused.headers)
@@ -138,6 +136,21 @@ class GraphQLEndpoint:
 
     # ------------------------------------------------------------ executing and answering
 
+    async def _perform(self, operation: Operation, method: str, context: Context, media_type: str) -> Response:
+        """The answer to an operation; what it was, how long it took and whether all of it went well is counted."""
+        started, outcome = time.perf_counter(), "error"
+        try:
+            body = await self._plain(operation, context)
+            if body is not None:
+                outcome = "error" if "errors" in body else "ok"
+                return _encode(body, 200, media_type)
+            result = await self._execute(operation, method, context)
+            outcome = "error" if result.errors else "ok"
+            return self._answer(result, media_type)
+        finally:
+            asked = self._documents.asked(operation.query, operation.name)
+            metrics.graphql_duration.labels(asked, outcome).observe(time.perf_counter() - started)
+
     async def _plain(self, operation: Operation, context: Context) -> dict[str, Any] | None:
         """The answer to an operation that only searches and was executed before; None for every other."""
         document = self._documents.known(operation.query)
@@ -164,6 +177,7 @@ class GraphQLEndpoint:
     def _place(self) -> Iterator[None]:
         """Counts an operation while it is executed, and refuses it where there are too many."""
         if self._running >= MAX_RUNNING:
+            metrics.search_errors.labels(code=Overloaded.code).inc()  # as one search, whatever it asks for
             raise _overloaded()
         self._running += 1
         try:

@@ -56,6 +56,8 @@ MAX_PAGE: Final = 100
 _KEPT_COSTS: Final = 64
 """Page sizes for which the cost of one document is remembered, and names for which its outline is."""
 
+_OTHER: Final = "other"
+
 
 def extensions(settings: Settings, documents: Documents) -> list[Callable[[], SchemaExtension] | type[SchemaExtension]]:
     """Factories of a schema's extensions; the schema's documents are remembered between them."""
@@ -76,6 +78,7 @@ class Document:
         self._pages = _page_variables(node)
         self._costs: dict[tuple[str | int | None, ...], Cost] = {}
         self._outlines: dict[str | None, Outline | None] = {}
+        self._asked: dict[str | None, str] = {}
 
     def outline(self, name: str | None) -> Outline | None:
         """The searches of the operation of that name; None if it does anything else, or was not found valid yet."""
@@ -86,6 +89,34 @@ class Document:
                 self._outlines.clear()
             self._outlines[name] = Outline.of(self.node, name)
         return self._outlines[name]
+
+    def asked(self, name: str | None) -> str:
+        """The one root field that the operation of that name asks for, or else "several", "introspection", "other"."""
+        if self.errors != []:
+            return _OTHER
+        if name not in self._asked:
+            if len(self._asked) >= _KEPT_COSTS:
+                self._asked.clear()
+            operation = get_operation_ast(self.node, name)
+            self._asked[name] = _OTHER if operation is None else _summary(self._roots(operation.selection_set))
+        return self._asked[name]
+
+    def _roots(self, selections: SelectionSetNode) -> set[str]:
+        """The names of the fields between one pair of braces, those of fragments included."""
+        fragments = {
+            node.name.value: node for node in self.node.definitions if isinstance(node, FragmentDefinitionNode)
+        }
+        found: set[str] = set()
+        waiting = [selections]
+        while waiting:
+            for node in waiting.pop().selections:
+                if isinstance(node, FieldNode):
+                    found.add(node.name.value)
+                elif isinstance(node, InlineFragmentNode):
+                    waiting.append(node.selection_set)
+                elif isinstance(node, FragmentSpreadNode) and (other := fragments.pop(node.name.value, None)):
+                    waiting.append(other.selection_set)  # once is enough
+        return found
 
     def cost(self, schema: GraphQLSchema, name: str | None, variables: Mapping[str, Any]) -> Cost | None:
         """What the operation of that name costs; None if there is no such operation. The document must be valid."""
@@ -142,6 +173,14 @@ class Documents:
         if document is not None:
             self._remembered.move_to_end(query)
         return document
+
+    def asked(self, query: str, name: str | None) -> str:
+        """What an operation asks for, in one of few words that measurements can be told apart by.
+
+        "other" is what is not valid, or too long to be remembered.
+        """
+        document = self.known(query)
+        return _OTHER if document is None else document.asked(name)
 
     def read(self, query: str) -> Document:
         """The document; raises `GraphQLError` for a query that is too long or is none."""
@@ -280,6 +319,14 @@ class _Scales:
                 elif isinstance(argument.value, VariableNode):
                     value = self._variables.get(argument.value.name.value, value)
         return _page_size(value)
+
+
+def _summary(fields: set[str]) -> str:
+    """One word for the root fields of a valid operation."""
+    known = {name for name in fields if not name.startswith("__")}
+    if not known:
+        return "introspection"
+    return known.pop() if len(known) == 1 else "several"
 
 
 def _page_size(value: Any) -> int:

@@ -35,12 +35,22 @@ cache_breaker_open = Gauge("sightline_cache_breaker_open", "1 while a cache that
 query_embeddings = Counter(
     "sightline_query_embeddings_total", "Texts of searches, by where their embeddings came from.", ["source"]
 )
+graphql_duration = Histogram(
+    "sightline_graphql_duration_seconds",
+    "One GraphQL operation, by the root field that it asks for.",
+    ["operation", "outcome"],
+    buckets=_LATENCY_BUCKETS,
+)
 indexing_images = Counter("sightline_indexing_images_total", "Images handled by indexing.", ["result"])
 
+operator_reconciliations = Counter(
+    "sightline_operator_reconciliations_total",
+    "Visits of the operator to an ImageIndex.",
+    ["namespace", "imageindex", "result"],
+)
 operator_reconcile_duration = Histogram(
     "sightline_operator_reconcile_duration_seconds",
     "One visit of the operator to an ImageIndex.",
-    ["result"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
 operator_writes = Counter(
@@ -55,8 +65,34 @@ operator_watch_lag = Gauge(
     "sightline_operator_watch_lag_seconds", "How long changes have been in the cluster that no watch has told of."
 )
 operator_events_dropped = Counter("sightline_operator_events_dropped_total", "Events that could not be posted.")
-operator_conditions = Gauge(
-    "sightline_operator_condition",
-    "1 while a condition of an ImageIndex is true, 0 while it is false, -1 while it is unknown.",
-    ["namespace", "imageindex", "condition"],
+
+imageindex_conditions = Gauge(
+    "sightline_imageindex_condition",
+    "1 for the status (True, False, Unknown) that a condition of an ImageIndex has; no series for the others.",
+    ["namespace", "imageindex", "type", "status"],
+)
+imageindex_replicas = Gauge(
+    "sightline_imageindex_replicas",
+    "Replicas of an ImageIndex: those that it should have (desired), those that answer (ready).",
+    ["namespace", "imageindex", "state"],
+)
+imageindex_shards = Gauge(
+    "sightline_imageindex_shards",
+    "Shards of the newest generation of an ImageIndex: done, failed, still to be done (open).",
+    ["namespace", "imageindex", "state"],
+)
+imageindex_images = Gauge(
+    "sightline_imageindex_images",
+    "Images of the newest generation of an ImageIndex: those that were looked at (seen), those in the index (indexed).",
+    ["namespace", "imageindex", "state"],
+)
+imageindex_last_promotion = Gauge(
+    "sightline_imageindex_last_promotion_timestamp_seconds",
+    "When the alias of an ImageIndex was moved last, in Unix time; no series before the first time.",
+    ["namespace", "imageindex"],
+)
+index_recall = Gauge(
+    "sightline_index_recall_ratio",
+    "Recall@10 of the generation that serves, as measured before its promotion; only where a minRecall is given.",
+    ["namespace", "imageindex"],
 )

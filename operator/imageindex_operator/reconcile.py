@@ -15,6 +15,7 @@ from typing import Any, Final
 import structlog
 
 from engine.errors import ClusterRefused, ClusterUnavailable, SightlineError
+from imageindex_operator import gauges
 from imageindex_operator.actions import Action, Apply, Delete, Discard, Erase, Hold, Note, Promote, Prune, Seed
 from imageindex_operator.aliases import Aliases
 from imageindex_operator.api import KINDS, Api
@@ -86,17 +87,17 @@ class Reconciler:
         """Brings one ImageIndex nearer to what it says; after how many seconds to come again, or None."""
         began, result = time.monotonic(), "failed"
         try:
-            again = await self._visit(*key)
+            body = await self._api.get(KIND, *key)
+            again = None if body is None else await self._visit(body)
             result = "done"
         finally:
-            metrics.operator_reconcile_duration.labels(result=result).observe(time.monotonic() - began)
+            metrics.operator_reconcile_duration.observe(time.monotonic() - began)
+            metrics.operator_reconciliations.labels(*key, result).inc()
+        if body is None:
+            gauges.forget(*key)
         return again
 
-    async def _visit(self, namespace: str, name: str) -> float | None:
-        body = await self._api.get(KIND, namespace, name)
-        if body is None:
-            _forget(namespace, name)
-            return None
+    async def _visit(self, body: Body) -> float | None:
         resource = ImageIndex.parse(body)
         seen, written = None, resource.status
         try:
@@ -217,7 +218,7 @@ class Reconciler:
     # ---------------------------------------------------------------- act
 
     async def _write_status(self, resource: ImageIndex, before: Status, status: Status) -> Status:
-        _show(resource, status)
+        gauges.show(resource, status)
         if status == before:
             return status
         self._check()
@@ -392,13 +393,3 @@ def _added_by_others(live: Body) -> set[str]:
 def _termination_message(pod: Body) -> str:
     states = ((one.get("state") or {}) for one in (pod.get("status") or {}).get("containerStatuses") or [])
     return next((str((state.get("terminated") or {}).get("message") or "") for state in states), "")
-
-
-def _show(resource: ImageIndex, status: Status) -> None:
-    for condition in status.conditions:
-        value = {"True": 1, "False": 0}.get(condition.status, -1)
-        metrics.operator_conditions.labels(resource.namespace, resource.name, condition.type).set(value)
-
-
-def _forget(namespace: str, name: str) -> None:
-    metrics.operator_conditions.remove_by_labels({"namespace": namespace, "imageindex": name})

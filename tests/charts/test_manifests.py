@@ -510,6 +510,34 @@ def test_replicas_are_found_by_the_labels_that_the_operator_gives_them(chart: Ch
     assert namespaced["spec"]["namespaceSelector"] == {"matchNames": ["pictures"]}
 
 
+def test_what_the_operator_tells_keeps_its_own_namespace(chart: Chart):
+    """In what it tells, `namespace` is that of an ImageIndex; Prometheus would put that of the operator there."""
+    monitor = of(chart.objects("monitoring"), "ServiceMonitor", "sightline")
+    assert {one["port"]: one.get("honorLabels", False) for one in monitor["spec"]["endpoints"]} == {
+        "metrics": True,
+        "http": False,
+    }
+
+
+def test_our_rules_and_dashboards_are_rendered_as_they_are(chart: Chart):
+    """Each file is an object, with nothing of it taken for a template of Helm."""
+    found = chart.objects("monitoring")
+    rules, dashboards = (sorted((CHART / "files" / folder).iterdir()) for folder in ("rules", "dashboards"))
+    assert rules
+    assert dashboards
+    for path in rules:
+        assert of(found, "PrometheusRule", f"sightline-{path.stem}")["spec"] == yaml.safe_load(path.read_text())
+    for path in dashboards:
+        assert of(found, "ConfigMap", f"sightline-dashboard-{path.stem}")["data"] == {path.name: path.read_text()}
+
+
+def test_without_an_operator_nobody_misses_it(chart: Chart):
+    """The alert OperatorDown would fire for ever; those about searches are there."""
+    found = objects(chart.text({"monitoring": {"enabled": True}, "operator": {"enabled": False}}))
+    names = {body["metadata"]["name"] for body in found if body["kind"] == "PrometheusRule"}
+    assert names == {"sightline-serving", "sightline-slo"}
+
+
 def test_the_adapters_rules_have_the_figures_that_autoscalers_ask_for():
     """By the names in the autoscaler that the operator makes, from metrics that there are."""
     serving = {"autoscaling": {"class": "hpa", "max": 3, "targetP95Ms": 50}}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from prometheus_client import REGISTRY
 
 from engine.admission import KNOWN
 from engine.caches.choice import Caches, in_memory
@@ -571,3 +572,36 @@ async def test_deep_lists_continue_the_shallow_one(searcher: Searcher):
     assert all(left >= right for left, right in pairwise(scores))
     assert np.isfinite(scores).all()
     assert deep.edges[0].hit == shallow.edges[50].hit
+
+
+# ---------------------------------------------------------------- counted
+
+
+class Broken(MemoryCache):
+    """A cache with a fault that nobody expected."""
+
+    def __init__(self) -> None:
+        super().__init__(1_000)
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:  # noqa: ARG002 - a cache's signature
+        raise ZeroDivisionError
+
+
+def errors(code: str) -> float | None:
+    """How many searches ended in an error of that code."""
+    return REGISTRY.get_sample_value("sightline_search_errors_total", {"code": code})
+
+
+async def test_searches_that_end_in_a_fault_of_ours_are_counted(registry: IndexRegistry, settings: Settings):
+    """Whoever watches the share of failed searches sees them, although they have no code of their own."""
+    before = errors("INTERNAL") or 0
+    searcher = Searcher(registry, Caches(Broken(), MemoryCache(1_000)), settings)
+    with pytest.raises(ZeroDivisionError):
+        await searcher.search_many([SearchRequest(query="car"), SearchRequest(query="dog")])
+    assert errors("INTERNAL") == before + 2
+
+
+@pytest.mark.parametrize("code", ["OVERLOADED", "INDEX_UNAVAILABLE", "ENCODER_UNAVAILABLE", "INTERNAL"])
+def test_faults_are_counted_from_nought(code: str):
+    """There is a counter before there is a fault: Prometheus does not see the step to a counter's first value."""
+    assert errors(code) is not None

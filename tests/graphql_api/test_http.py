@@ -4,9 +4,11 @@ import re
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 
 from engine.caches.choice import Caches
 from engine.errors import Overloaded
@@ -175,7 +177,12 @@ def test_a_request_never_hangs(serve: Serve):
 
 
 def test_what_is_too_much_at_once_is_refused_at_once(serve: Serve, monkeypatch: pytest.MonkeyPatch):
-    """With two searches under way a third is told when to come back; when they have ended, it is answered."""
+    """With two searches under way a third is told when to come back; when they have ended, it is answered.
+
+    Whoever counts refused searches counts it too.
+    """
+    counted = partial(REGISTRY.get_sample_value, "sightline_search_errors_total", {"code": "OVERLOADED"})
+    before = counted() or 0
     monkeypatch.setattr(http, "MAX_RUNNING", 2)
     encoder = Stuck()
     slow = {"query": '{ search(query: "slow") { cached } }'}
@@ -189,6 +196,7 @@ def test_what_is_too_much_at_once_is_refused_at_once(serve: Serve, monkeypatch: 
     (error,) = refused.json()["errors"]
     assert error["message"] == str(Overloaded(1000))  # as a search says it that is refused by itself
     assert error["extensions"] == {"code": "OVERLOADED", "retryAfterMs": 1000}
+    assert counted() == before + 1
 
 
 def _refused(api: Api) -> httpx.Response | None:

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from prometheus_client import REGISTRY
+
 from engine.settings import Settings
 from graphql_api.app import create_app
 from tests.graphql_api.live import Api, run_server
@@ -20,6 +23,41 @@ def test_metrics_are_in_prometheus_format(api: Api):
     response = api.client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain")
     assert "sightline_search_duration_seconds_bucket" in response.text
+
+
+def answered(operation: str, outcome: str) -> float:
+    """How many operations were measured that asked for this and ended so."""
+    labels = {"operation": operation, "outcome": outcome}
+    return REGISTRY.get_sample_value("sightline_graphql_duration_seconds_count", labels) or 0.0
+
+
+@pytest.mark.parametrize(
+    ("query", "operation", "outcome"),
+    [
+        ('{ search(query: "red") { cached } }', "search", "ok"),
+        ('query Mine { a: search(query: "red") { cached } b: search(query: "blue") { cached } }', "search", "ok"),
+        ("{ health { status } __typename }", "health", "ok"),
+        ("{ ...Whole } fragment Whole on Query { ...Part ...Part } fragment Part on Query { stats { uptimeSeconds } }",
+         "stats", "ok"),
+        ("{ health { status } ... { indexes { name } } }", "several", "ok"),
+        ("{ __schema { queryType { name } } }", "introspection", "ok"),
+        ("{ search(first: 0) { cached } }", "search", "error"),
+        ("{ nothing }", "other", "error"),
+        ("{", "other", "error"),
+        ("{ health { status } }" + " " * 20_000, "other", "ok"),
+    ],
+)  # fmt: skip
+def test_operations_are_measured_by_what_they_ask_for(api: Api, query: str, operation: str, outcome: str):
+    """By our own fields' names, never by a client's: those have no end."""
+    before = answered(operation, outcome)
+    api.ask(query)
+    assert answered(operation, outcome) == before + 1
+
+
+def test_names_that_clients_choose_are_no_label(api: Api):
+    api.ask("query Unheard { renamed: health { status } }")
+    assert "Unheard" not in (text := api.client.get("/metrics").text)
+    assert "renamed" not in text
 
 
 def test_a_server_without_an_index_starts_and_says_what_it_waits_for(tmp_path: Path):

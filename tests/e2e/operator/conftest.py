@@ -126,14 +126,14 @@ class Operator:
         except (OSError, HTTPException):
             return ""
 
-    def counted(self, name: str) -> int:
-        """The sum of all its counters whose name and labels begin like this."""
-        lines = self.probe("/metrics").splitlines()
-        return sum(int(float(line.rpartition(" ")[2])) for line in lines if line.startswith(name))
+    def counted(self, name: str, label: str = "") -> int:
+        """The sum of all its counters whose name begins like this and whose labels have `label` among them."""
+        lines = [line for line in self.probe("/metrics").splitlines() if line.startswith(name) and label in line]
+        return sum(int(float(line.rpartition(" ")[2])) for line in lines)
 
     def visits(self, result: str = "done") -> int:
         """How many visits it has made that ended so."""
-        return self.counted(f'sightline_operator_reconcile_duration_seconds_count{{result="{result}"}}')
+        return self.counted("sightline_operator_reconciliations_total{", f'result="{result}"')
 
 
 @pytest.fixture
