@@ -64,6 +64,9 @@ operator_leading = Gauge("sightline_operator_leading", "1 while this operator ho
 operator_watch_lag = Gauge(
     "sightline_operator_watch_lag_seconds", "How long changes have been in the cluster that no watch has told of."
 )
+operator_watches_ended = Counter(
+    "sightline_operator_watches_ended_total", "How often an error ended the operator's watches; they begin anew."
+)
 operator_events_dropped = Counter("sightline_operator_events_dropped_total", "Events that could not be posted.")
 
 imageindex_conditions = Gauge(

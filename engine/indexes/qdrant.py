@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
-from engine.errors import BadUserInput, IndexCorrupt, IndexUnavailable
+from engine.errors import BadUserInput, IndexCorrupt, IndexNotFound, IndexUnavailable
 from engine.filters import facet_values, most_frequent, parse_path
 from engine.indexes.exact import is_id, require_id, unit_query, unit_vector
 from engine.indexes.qdrant_connection import QdrantConnection
@@ -109,12 +109,18 @@ class QdrantIndex:
     # ---------------------------------------------------------------- reading
 
     async def search(self, queries: Sequence[VectorQuery]) -> list[list[Hit]]:
-        """One sorted list of hits per query. HNSW candidates are at least the limit, and rescored in full precision."""
+        """One sorted list of hits per query. HNSW candidates are at least the limit, and rescored in full precision.
+
+        Raises `IndexCorrupt` when the collection is gone since it was opened, or another one is in its place.
+        """
         if not queries:
             return []
         requests = [self._query(query) for query in queries]
         batch = pb.QueryBatchPoints(collection_name=self.collection, query_points=requests)
-        reply = await self.connection.read("Points/QueryBatch", batch)
+        try:
+            reply = await self.connection.read("Points/QueryBatch", batch)
+        except IndexNotFound as error:
+            raise IndexCorrupt(f"The collection of what serves is gone. {error}") from error
         return [unpacked_hits(answer.result) for answer in reply.result]
 
     async def count(self, filter: Filter | None = None) -> int:

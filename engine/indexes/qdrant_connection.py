@@ -26,7 +26,7 @@ import grpc.aio
 import structlog
 
 from engine.breaker import FAILURES, Breaker
-from engine.errors import BadUserInput, IndexNotFound, IndexUnavailable, Overloaded, SightlineError
+from engine.errors import BadUserInput, IndexCorrupt, IndexNotFound, IndexUnavailable, Overloaded, SightlineError
 from engine.indexes.qdrant_stubs import pb
 from engine.indexes.qdrant_terms import packed_fields, unpacked_fields
 from engine.patience import pauses
@@ -38,6 +38,11 @@ _PORT: Final = 6334
 _WRITES: Final = 6  # times a read's deadline: a write waits until its replicas have it
 _SNAPSHOT_S: Final = 3600.0  # a snapshot copies and packs the whole collection before it is answered
 _RETRY_MS: Final = 1000  # advised when the server limits our rate and does not say for how long
+_OTHER_VECTORS: Final = "Vector dimension error"  # we send none of another length than the collection was made for
+_REPLACED: Final = (
+    "Somebody has put another collection in its place. Go back with `sightline generations rollback`, or build the "
+    "index again with `sightline index`."
+)
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),  # batches are bounded where they are made
     ("grpc.max_receive_message_length", -1),
@@ -348,6 +353,8 @@ class QdrantConnection:
                 return Overloaded(_retry_after_ms(error))
             case grpc.StatusCode.NOT_FOUND:
                 return IndexNotFound(f"{server} says: {details}. Build the index again with `sightline index`.")
+            case grpc.StatusCode.INVALID_ARGUMENT if _OTHER_VECTORS in details:
+                return IndexCorrupt(f"{server} refuses {method}: {details}. {_REPLACED}")
             case grpc.StatusCode.INVALID_ARGUMENT if "already exists" not in details:
                 return BadUserInput(f"{server} refuses {method}: {details}.")
             case code:

@@ -23,7 +23,7 @@ from imageindex_operator.names import API_VERSION, MANAGER
 
 Body = dict[str, Any]
 
-_TIMEOUT_S: Final = 30.0
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
 _ATTEMPTS: Final = 3
 _LONGEST_PAUSE_S: Final = 10.0
 _PAGE: Final = 500
@@ -84,6 +84,17 @@ def login() -> kopf.ConnectionInfo:
         if isinstance(found, kopf.ConnectionInfo):
             return found
     raise BadUserInput("There is no cluster to log in to. Run this in a pod, or set KUBECONFIG to a kubeconfig file.")
+
+
+def session(info: kopf.ConnectionInfo, limit: int) -> aiohttp.ClientSession:
+    """At most so many connections to that cluster, or any number with 0; requests bring their paths and deadlines."""
+    secure = info.as_ssl_context() if info.server.startswith("https:") else False
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=secure, limit=limit),
+        headers=info.as_http_headers(),
+        proxy=info.proxy_url,
+        trust_env=info.trust_env,
+    )
 
 
 class Api:
@@ -203,15 +214,17 @@ class Api:
         sent = {**({"Content-Type": content} if data else {}), "Accept": "application/json", **(headers or {})}
         for attempt in range(1, _ATTEMPTS + 1):
             last = attempt == _ATTEMPTS
-            session = await self._open()
+            connected = await self._open()
             try:
-                async with session.request(method, self._server + path, data=data, headers=sent) as answer:
+                async with connected.request(
+                    method, self._server + path, data=data, headers=sent, timeout=_TIMEOUT
+                ) as answer:
                     text = await answer.read()
                     status, pause = answer.status, answer.headers.get("Retry-After", "")
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise ClusterUnavailable(f"The Kubernetes API at {self._server} does not answer: {error}.") from error
             if status == _UNAUTHORIZED and not last:
-                await self._log_in_again(session)
+                await self._log_in_again(connected)
             elif (status == _TOO_MANY or status >= _SERVER) and not last:
                 await asyncio.sleep(min(float(pause) if pause.isdigit() else attempt * 0.5, _LONGEST_PAUSE_S))
             else:
@@ -223,13 +236,7 @@ class Api:
             if self._session is None:
                 info = await asyncio.to_thread(self._log_in)
                 self._server = info.server.rstrip("/")
-                secure = info.as_ssl_context() if self._server.startswith("https:") else False
-                self._session = aiohttp.ClientSession(
-                    connector=aiohttp.TCPConnector(ssl=secure, limit=32),
-                    headers=info.as_http_headers(),
-                    timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
-                    trust_env=info.trust_env,
-                )
+                self._session = session(info, limit=32)
             return self._session
 
     async def _log_in_again(self, old: aiohttp.ClientSession) -> None:

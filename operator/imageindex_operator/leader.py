@@ -31,6 +31,8 @@ LEASE_S: Final = 15.0
 RENEW_S: Final = 10.0
 """Seconds after which a holder that could not renew it gives up: less than the Lease is good for."""
 RETRY_S: Final = 2.0
+RELEASE_S: Final = 3.0
+"""Seconds in which it is tried to give the Lease back."""
 
 _CONFLICT: Final = 409
 
@@ -69,15 +71,23 @@ class Lease:
         log.warning("the lease is lost", lease=NAME, identity=self.identity)
 
     async def release(self) -> None:
-        """Gives the Lease back, so that the next one need not wait; as well as it goes."""
-        if not self.held:
-            return
+        """Gives the Lease back, so that the next one need not wait; as well as it goes, and for a few seconds only."""
         self._lose()
-        with suppress(ClusterUnavailable, ClusterRefused):
+        with suppress(TimeoutError, ClusterRefused):
+            async with asyncio.timeout(RELEASE_S):
+                while not await self._given_back():  # noqa: ASYNC110 - the API server is what changes
+                    await asyncio.sleep(RETRY_S / 4)
+
+    async def _given_back(self) -> bool:
+        """Whether the Lease is not ours any more: an answer that was lost may have made it ours without our knowing."""
+        try:
             found = await self._api.get("Lease", self._namespace, NAME)
             if found and found["spec"].get("holderIdentity") == self.identity:
                 found["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
                 await self._api.replace(found)
+        except ClusterUnavailable:
+            return False
+        return True
 
     async def _try(self) -> bool:
         """One attempt to take or renew it. Another holder's Lease that has not expired is lost to us at once."""

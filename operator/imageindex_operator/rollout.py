@@ -40,11 +40,10 @@ def settle(draft: Draft, stored: Stored) -> None:
     """Brings what is recorded in line with where the alias is."""
     current = stored.current
     if current is None or current == draft.active:
-        if draft.active and stored.get(draft.active) is None and current is None:
-            draft.note("GenerationGone", f"Generation {draft.active} is gone from Qdrant.", warning=True)
-            draft.active = None
+        if draft.active and stored.get(draft.active) is None and not _going_back(draft):
+            _lose(draft, stored)
         return
-    going_back = draft.rejection is not None and draft.rejection.generation == draft.active
+    going_back = _going_back(draft)
     if current in {draft.pending, draft.pin}:
         revision = draft.revision(current)
         draft.previous, draft.active = draft.active, current
@@ -66,6 +65,24 @@ def settle(draft: Draft, stored: Stored) -> None:
                 f"Somebody moved the alias to generation {current}. It stays there until the spec changes, or "
                 f"the annotation sightline.dev/retry gets a new value.",
             )
+
+
+def _lose(draft: Draft, stored: Stored) -> None:
+    """What served is gone from Qdrant, often with the alias: the generation before serves again if it is there.
+
+    Soon after its promotion that is a failure of its rollout; later the same is built anew meanwhile.
+    """
+    gone, before = draft.active, draft.previous if draft.is_ready(draft.previous) else None
+    if stored.current and (draft.pin or before is None):
+        return  # something is there, and nothing better
+    draft.note("GenerationGone", f"Generation {gone} is gone from Qdrant.", warning=True)
+    if before and not draft.pin and (stored.current or _on_trial(draft)):
+        draft.reject("RolledBack", f"Going back from generation {gone}: it is gone from Qdrant.", gone)
+    if stored.current is None:
+        draft.active, draft.previous = before, None
+        if before:
+            draft.promoted_at = draft.now
+            draft.note("RolledBack", f"Generation {before} serves again instead of {gone}.", warning=True)
 
 
 def plan(draft: Draft, stored: Stored) -> None:
@@ -119,8 +136,7 @@ def _reconsider(draft: Draft) -> None:
 
 def _watch(draft: Draft) -> None:
     """Goes back by itself when a promotion made things worse."""
-    delay = max(draft.resource.spec.rollout.scale_down_delay_seconds, WATCH_S)
-    if draft.stopped or draft.pin or not draft.is_ready(draft.previous) or not draft.within(draft.promoted_at, delay):
+    if draft.stopped or draft.pin or not draft.is_ready(draft.previous) or not _on_trial(draft):
         return
     draft.again_in(_LOOK_S)
     traffic = draft.seen.traffic
@@ -131,6 +147,15 @@ def _watch(draft: Draft) -> None:
     else:
         return
     draft.reject("RolledBack", f"Going back from generation {draft.active}: {why} after its promotion.", draft.active)
+
+
+def _on_trial(draft: Draft) -> bool:
+    """Whether the last promotion is still watched."""
+    return draft.within(draft.promoted_at, max(draft.resource.spec.rollout.scale_down_delay_seconds, WATCH_S))
+
+
+def _going_back(draft: Draft) -> bool:
+    return draft.rejection is not None and draft.rejection.generation == draft.active
 
 
 def _replicas_gone(draft: Draft) -> str | None:

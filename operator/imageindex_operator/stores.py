@@ -32,7 +32,7 @@ class Stores(Protocol):
         ...
 
     async def promote(self, index: str, generation: str) -> None:
-        """Moves the alias."""
+        """Moves the alias. Raises `IndexCorrupt` for a generation that does not hold what it was finished with."""
         ...
 
     async def discard(self, index: str, generation: str) -> None:
@@ -84,6 +84,7 @@ class EngineStores:
     async def promote(self, index: str, generation: str) -> None:
         """See `Stores`."""
         async with generations_of(self._settings, index) as store:
+            await store.verify(await store.get(generation))  # or replicas would refuse it, one by one
             await store.promote(generation)
 
     async def discard(self, index: str, generation: str) -> None:

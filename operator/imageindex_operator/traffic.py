@@ -14,17 +14,18 @@ from imageindex_operator.observed import Traffic
 
 _TIMEOUT_S: Final = 2.0
 _MOST_PODS: Final = 20
-_OURS: Final = frozenset({"INTERNAL", "INDEX_NOT_FOUND", "INDEX_NOT_READY", "INDEX_CORRUPT", "ENCODER_UNAVAILABLE"})
-"""Errors that a bad generation can be the reason of; a busy server and a wrong request are none."""
+_OURS: Final = frozenset({"INTERNAL", "INDEX_CORRUPT", "ENCODER_UNAVAILABLE"})
+"""Errors that a bad generation can be the reason of; a busy server and a wrong request, as of an index that is not
+there or not ready, are none: replicas answer for any index by its name, and are not ready without their own."""
 
 Counts = tuple[int, int]
 
 
 class TrafficWatch:
-    """Counts per pod at the first look after a promotion, and what came since."""
+    """What came since a promotion, look by look: pods go, and containers start again from nothing."""
 
     def __init__(self) -> None:
-        self._first: dict[tuple[str, str], dict[str, Counts]] = {}
+        self._seen: dict[tuple[str, str], _Seen] = {}
 
     async def look(self, uid: str, since: str, pods: Iterable[Mapping[str, Any]]) -> Traffic | None:
         """What these pods answered since the promotion at `since` of the ImageIndex `uid`; None if none tells."""
@@ -35,16 +36,28 @@ class TrafficWatch:
         now = {pod["metadata"]["uid"]: count for pod, count in zip(running, counts, strict=True) if count}
         if not now:
             return None
-        key = (uid, since)
-        if key not in self._first:
-            self._first = {known: first for known, first in self._first.items() if known[0] != uid}
-            self._first[key] = now
-        first = self._first[key]
-        deltas = [
-            (searches - first.get(pod, (0, 0))[0], failed - first.get(pod, (0, 0))[1])
-            for pod, (searches, failed) in now.items()
-        ]
-        return Traffic(sum(max(one, 0) for one, _ in deltas), sum(max(one, 0) for _, one in deltas))
+        if (seen := self._seen.get((uid, since))) is None:
+            self._seen = {known: one for known, one in self._seen.items() if known[0] != uid}
+            seen = self._seen[uid, since] = _Seen(now)
+        seen.add(now)
+        return Traffic(seen.searches, seen.failed)
+
+
+class _Seen:
+    """The last counts of each pod, and what has been added to them since the first."""
+
+    def __init__(self, first: Mapping[str, Counts]) -> None:
+        self._last = dict(first)
+        self.searches = self.failed = 0
+
+    def add(self, now: Mapping[str, Counts]) -> None:
+        for pod, counts in now.items():
+            last = self._last.get(pod, (0, 0))
+            if counts[0] < last[0]:
+                last = (0, 0)  # its container has started again
+            self.searches += counts[0] - last[0]
+            self.failed += counts[1] - last[1]
+            self._last[pod] = counts
 
 
 async def _read(session: aiohttp.ClientSession, address: str) -> Counts | None:
@@ -57,12 +70,15 @@ async def _read(session: aiohttp.ClientSession, address: str) -> Counts | None:
 
 
 def counts_of(text: str) -> Counts:
-    """Searches, and those that failed by a fault of ours, in Prometheus' text format."""
+    """Searches, and those that failed by a fault of ours, in Prometheus' text format.
+
+    Remembered answers count for nothing: they are given however the generation is.
+    """
     searches = failed = 0
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name == "sightline_search_duration_seconds_count":
-                searches += int(sample.value)
+                searches += int(sample.value) if sample.labels.get("cached") != "true" else 0
             elif sample.name == "sightline_search_errors_total":
                 searches += int(sample.value)
                 failed += int(sample.value) if sample.labels.get("code") in _OURS else 0

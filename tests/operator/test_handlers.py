@@ -8,11 +8,11 @@ from typing import Any
 
 import kopf
 import pytest
-from imageindex_operator import handlers
 from imageindex_operator.api import KINDS
 from imageindex_operator.handlers import Operator
 from imageindex_operator.names import KIND, OWNER
 from imageindex_operator.reconcile import CHILDREN
+from imageindex_operator.watches import Watches, kopf_settings
 
 from engine.errors import BadUserInput
 from engine.settings import Settings
@@ -38,14 +38,14 @@ def resource(kind: str) -> kopf.Resource:
 
 def test_every_kind_that_is_looked_at_is_watched(operator: Operator):
     """Otherwise its drift would be found by the resync only."""
-    watched = operator.registry()._watching.get_all_handlers()
+    watched = Watches(operator, []).registry()._watching.get_all_handlers()
     for kind in (KIND, *CHILDREN):
         assert any(handler.selector.check(resource(kind)) for handler in watched), kind
 
 
 def test_of_children_only_ours_are_sent_and_of_everything_else_all():
     """A cluster may have a hundred thousand ConfigMaps."""
-    selectors = handlers._kopf_settings().watching.label_selectors
+    selectors = kopf_settings().watching.label_selectors
     assert {kind: selectors.collect(resource(kind)) for kind in (KIND, *CHILDREN)} == {
         KIND: [],
         **{kind: [OWNER] for kind in CHILDREN},
@@ -54,18 +54,11 @@ def test_of_children_only_ours_are_sent_and_of_everything_else_all():
 
 def test_kopf_writes_nothing(operator: Operator):
     """Neither annotations nor finalizers: it only has handlers of events."""
-    registry = operator.registry()
+    registry = Watches(operator, []).registry()
     for kind in (KIND, *CHILDREN):
         assert not registry._changing.has_handlers(resource(kind))
         assert not registry._spawning.has_handlers(resource(kind))
-    assert handlers._kopf_settings().posting.enabled is False
-
-
-def test_a_watch_that_is_refused_is_tried_for_ever():
-    """A right may be given back; kopf's own patience would end the operator after a minute."""
-    pauses = iter(handlers._kopf_settings().networking.error_backoffs)
-    assert [next(pauses) for _ in range(1000)][-1] == 10
-    assert not hasattr(handlers._kopf_settings().networking.error_backoffs, "__len__")
+    assert kopf_settings().posting.enabled is False
 
 
 def test_events_of_a_resource_and_of_its_children_ask_for_its_visit(operator: Operator):

@@ -424,6 +424,73 @@ async def test_replicas_that_die_after_a_promotion_bring_the_old_generation_back
     assert serving.condition("Promoted") == ("False", "RolledBack")
 
 
+async def lose(world: World, *, alias: bool = True) -> str:
+    """Somebody deletes what serves at Qdrant; its id."""
+    lost = str(world.qdrant.current)
+    del world.qdrant.generations[lost]
+    if alias:
+        world.qdrant.current = None
+    await world.settle()
+    return lost
+
+
+@pytest.mark.parametrize("alias", [True, False])
+async def test_a_generation_that_is_lost_after_its_promotion_is_followed_by_the_one_before(
+    serving: World, *, alias: bool
+):
+    """At once, also where something else has taken its name; nothing is built until somebody asks for it."""
+    old = serving.qdrant.current
+    serving.set_spec(source={"s3": {"url": "s3://pictures/2027"}})
+    await serving.settle()
+    jobs = len(serving.cluster.names("Job"))
+    lost = await lose(serving, alias=alias)
+    assert serving.qdrant.flips == [old, lost, old]
+    assert serving.index.status.active_collection == f"sightline-shop-{old}"
+    assert serving.condition("Ready") == ("True", "Serving")
+    assert serving.condition("Promoted") == ("False", "RolledBack")
+    assert serving.condition("Degraded") == ("True", "RolledBack")
+    assert {"GenerationGone", "RolledBack"} <= set(serving.told())
+    assert len(serving.cluster.names("Job")) == jobs
+    serving.annotate(retry="1")
+    await serving.settle()
+    assert serving.qdrant.current not in {old, lost}
+    assert serving.condition("Promoted") == ("True", "Serving")
+
+
+async def test_after_a_lost_generation_the_old_spec_is_served_without_a_job(serving: World):
+    """Its generation is there."""
+    old, spec = serving.qdrant.current, serving.body["spec"]
+    serving.set_spec(source={"s3": {"url": "s3://pictures/2027"}})
+    await serving.settle()
+    await lose(serving)
+    serving.set_spec(source=spec["source"])
+    await serving.settle()
+    assert serving.qdrant.current == old
+    assert serving.condition("Promoted") == ("True", "Serving")
+    assert serving.condition("Degraded") == ("False", "AsExpected")
+
+
+async def test_a_generation_that_is_lost_much_later_is_built_anew_while_the_one_before_serves(serving: World):
+    """It was good, so the same is good again."""
+    old = serving.qdrant.current
+    serving.set_spec(source={"s3": {"url": "s3://pictures/2027"}})
+    await serving.settle()
+    serving.pass_time(600)
+    await serving.settle()
+    lost = await lose(serving)
+    first, second, third, fourth = serving.qdrant.flips
+    assert (first, second, third) == (old, lost, old)
+    assert fourth not in {old, lost}
+    assert serving.condition("Promoted") == ("True", "Serving")
+
+
+async def test_the_only_generation_that_is_lost_is_built_anew(serving: World):
+    """There is nothing to go back to."""
+    lost = await lose(serving)
+    assert serving.qdrant.current not in {None, lost}
+    assert serving.condition("Ready") == ("True", "Serving")
+
+
 # ---------------------------------------------------------------- tuning, schedule, history
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from imageindex_operator.observed import Progress
 from imageindex_operator.stores import EngineStores
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from engine.errors import IndexUnavailable
+from engine.errors import IndexCorrupt, IndexUnavailable
 from engine.generations import Generation
 from engine.generations.qdrant import QdrantGenerations
+from engine.indexes.qdrant import QdrantIndex
 from engine.indexes.qdrant_connection import QdrantConnection
-from engine.ports import ModelInfo
+from engine.ports import ModelInfo, Point
 from engine.settings import Settings
 from indexing.ledger import Ledger, Row
 from tests.support.postgres import Postgres
@@ -55,6 +58,19 @@ async def test_it_sees_what_is_there_and_what_serves(settings: Settings):
     seen = await stores.look("shop")
     assert seen.current == first.id
     assert [one.id for one in seen.generations] == [first.id, second.id]
+
+
+async def test_a_generation_that_is_not_whole_any_more_is_not_promoted(settings: Settings):
+    """Replicas would refuse it, and the alias would name what nobody serves."""
+    stores = EngineStores(settings)
+    first, second = await built(settings, 2)
+    await stores.promote("shop", first.id)
+    index = await QdrantIndex.open(f"sightline-shop-{second.id}", settings)
+    await index.upsert([Point(str(uuid.uuid4()), np.ones(8, np.float32), {})])
+    await index.close()
+    with pytest.raises(IndexCorrupt, match="should hold 0 vectors, but holds 1"):
+        await stores.promote("shop", second.id)
+    assert (await stores.look("shop")).current == first.id
 
 
 async def test_what_is_discarded_twice_is_gone_once(settings: Settings):

@@ -28,7 +28,7 @@ import yaml
 from aiohttp import web
 
 Fault = Literal["busy", "unavailable", "broken", "refused", "lost", "slow"]
-Ending = Literal["cut", "gone", "ended"]
+Ending = Literal["cut", "gone", "ended", "failed"]
 
 FAULTS: Final[dict[Fault, float]] = {
     "busy": 0.05,  # 429 with Retry-After; nothing is done
@@ -40,8 +40,13 @@ FAULTS: Final[dict[Fault, float]] = {
 }
 """How often each befalls a request."""
 
-ENDINGS: Final[tuple[Ending, ...]] = ("cut", "gone", "ended")
-"""A watch's connection is cut, or its version is too old (410 Gone), or it ends in order."""
+ENDINGS: Final[dict[Ending, float]] = {
+    "cut": 0.3,  # the connection
+    "gone": 0.3,  # its version is too old: an event 410
+    "ended": 0.3,  # in order
+    "failed": 0.1,  # an event 500, as when etcd changes its leader
+}
+"""How often a watch ends in each way."""
 
 SLOW_S: Final = 1.5
 WATCH_S: Final = 6.0
@@ -52,6 +57,7 @@ _REFUSALS: Final[dict[Fault | None, tuple[int, str]]] = {
     "unavailable": (503, "ServiceUnavailable"),
     "broken": (500, "InternalError"),
 }
+_EVENTS: Final[dict[Ending, tuple[int, str]]] = {"gone": (410, "Expired"), "failed": (500, "InternalError")}
 _TOO_MANY: Final = 429
 _CREATED: Final = 201
 _HOP: Final = frozenset({"host", "connection", "transfer-encoding", "content-length", "content-encoding"})
@@ -139,7 +145,8 @@ class FaultyApi:
 
     async def _watch(self, request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         """Passes events on until the watch's time is over."""
-        ending, response = self._random.choice(ENDINGS), web.StreamResponse()
+        (ending,) = self._random.choices([*ENDINGS], [*ENDINGS.values()])
+        response = web.StreamResponse()
         response.content_type = answer.content_type
         await response.prepare(request)
         with suppress(ConnectionResetError):  # who watched is gone
@@ -151,9 +158,10 @@ class FaultyApi:
                 self.befell[ending] += 1
                 if ending == "cut":
                     return _cut(request)
-                if ending == "gone":
-                    gone = {"kind": "Status", "status": "Failure", "reason": "Expired", "code": 410}
-                    await response.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
+                if ending in _EVENTS:
+                    code, reason = _EVENTS[ending]
+                    status = {"kind": "Status", "status": "Failure", "reason": reason, "code": code}
+                    await response.write(json.dumps({"type": "ERROR", "object": status}).encode() + b"\n")
         return response
 
     def _drawn(self) -> Fault | None:

@@ -24,7 +24,8 @@ SOON = {"scaleDownDelaySeconds": 3}
 class Restarted(Operator):
     """As a context: an operator that reaches the API through a proxy, and is started again if it ends, as pods are.
 
-    It ends when it could not renew its Lease for ten seconds, which bad days of the API server may bring.
+    It ends when it could not renew its Lease for ten seconds, which bad days of the API server may bring. In the end a
+    signal ends it with 0, however the API server answers.
     """
 
     def __init__(self, cluster: Cluster, qdrant: QdrantServer, namespace: str, kubeconfig: Path) -> None:
@@ -40,8 +41,9 @@ class Restarted(Operator):
 
     def __exit__(self, *_exception: object) -> None:
         self._over = True
-        self.end()
+        status = self.end()
         self._thread.join()
+        assert status == 0
 
     def _keep(self) -> None:
         while self._process:

@@ -142,6 +142,22 @@ async def test_a_foreign_collection_is_not_opened(qdrant_server: QdrantServer, m
         await QdrantIndex.open("foreign", qdrant_server.settings())
 
 
+@pytest.mark.parametrize("other", [False, True])
+async def test_a_collection_that_is_lost_or_replaced_while_it_serves_is_corrupt(
+    qdrant_server: QdrantServer, *, other: bool
+):
+    """Neither the name that was asked for nor the request is at fault."""
+    settings = qdrant_server.settings()
+    index = await QdrantIndex.create("serving", 16, settings)
+    await index.connection.drop("serving")
+    if other:
+        await (await QdrantIndex.create("serving", 8, settings)).close()
+    with pytest.raises(IndexCorrupt, match="sightline"):
+        await index.search([VectorQuery(POINTS[0].vector, limit=3)])
+    await index.connection.drop("serving")
+    await index.close()
+
+
 # ---------------------------------------------------------------- writing and building
 
 
