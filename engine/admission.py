@@ -87,9 +87,14 @@ class Admission:
         """Whether whoever comes now is refused."""
         return self._running >= self.limit
 
-    def refusal(self) -> Overloaded:
-        """What the next one who is refused is told: to come back when a place is free, and after those before him."""
+    def refusal(self, searches: int = 1) -> Overloaded:
+        """What the next one who is refused is told: to come back when a place is free, and after those before him.
+
+        His searches count as wanted for as long as one takes on average: the limit keeps what runs small and quick, so
+        an autoscaler that saw only that would see no need.
+        """
         now, held_s = self._clock(), self._held_s or 0.0
+        metrics.search_demand.inc(held_s * searches)
         at = min(max(self._promised, now + held_s), now + held_s + _LONGEST_QUEUE_S)
         self._promised = at + held_s / (self._limit * _SHARE)
         return Overloaded(retry_after_ms=max(math.ceil((at - now) * 1000), _LEAST_WAIT_MS))
@@ -103,7 +108,7 @@ class Admission:
         search and its place has been given a kind.
         """
         if self.full:
-            raise self.refusal()
+            raise self.refusal(searches)
         alone = not self._running
         self._entered += 1
         entered = self._entered
@@ -115,6 +120,7 @@ class Admission:
         finally:
             self._count(-searches)
             took_s = self._clock() - started
+            metrics.search_demand.inc(took_s * searches)
             self._held_s = took_s if self._held_s is None else self._held_s + _NEWS * (took_s - self._held_s)
             if place.kind is not None and searches == 1:
                 self._learn(place.kind, took_s, alone=as_good or (alone and entered == self._entered))

@@ -160,6 +160,8 @@ class Searcher:
         self._flights: dict[str, asyncio.Future[_Outcome]] = {}
         self._counts: OrderedDict[tuple[str, bytes], int] = OrderedDict()
         self._running: set[asyncio.Task[list[SearchResult | SightlineError]]] = set()
+        for cached in (True, False):  # zeros before the first search: who asks for the rate gets one, and counts it
+            metrics.search_duration.labels(cached=str(cached).lower())
 
     async def search_many(self, requests: Sequence[SearchRequest]) -> list[SearchResult | SightlineError]:
         """One result or error per request, in their order: one encoder batch, and one index batch for each index.
@@ -189,7 +191,7 @@ class Searcher:
                 return None
             if any(stored is not None for stored in await self._cache.get_many(keys)) or not self.busy:
                 return None
-        error = self._admission.refusal()
+        error = self._admission.refusal(len(requests))
         metrics.search_errors.labels(code=error.code).inc(len(requests))
         return error
 

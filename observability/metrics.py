@@ -17,6 +17,11 @@ search_stage_duration = Histogram(
 search_errors = Counter("sightline_search_errors_total", "Searches that ended in an error.", ["code"])
 searches_running = Gauge("sightline_searches_running", "Searches that are being computed now.")
 searches_limit = Gauge("sightline_searches_limit", "Searches that may be computed at once, as learnt so far.")
+search_demand = Counter(
+    "sightline_search_demand_seconds_total",
+    "Time for which searches were computed, and for which refused ones would have been: its rate is how many were "
+    "wanted at once.",
+)
 encoder_queue_size = Gauge("sightline_encoder_queue_size", "Inputs that wait for the encoder.")
 encoder_queue_duration = Histogram(
     "sightline_encoder_queue_duration_seconds", "Time an input waited for the encoder.", buckets=_LATENCY_BUCKETS

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 _KEYS: Final = ("name", "mountPath", "containerPort", "uid", "type")
-_QUANTITIES: Final = frozenset({"limits", "requests", "averageValue", "sizeLimit"})
+_QUANTITIES: Final = frozenset({"limits", "requests", "target", "sizeLimit"})
 _QUANTITY: Final = re.compile(r"([+-]?[0-9.]+)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
 _FACTORS: Final = {
     "m": Decimal("0.001"),

@@ -117,7 +117,7 @@ class Rollout(_Part):
 
 
 class Autoscaling(_Part):
-    """Who sets the replicas. `target_in_flight` is searches that run at once on one replica."""
+    """Who sets the replicas. `target_in_flight` is searches at once on one replica, refused ones too."""
 
     class_: Literal["none", "hpa", "keda", "external"] = Field("none", alias="class")
     min: int = 1

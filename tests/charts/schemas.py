@@ -1,4 +1,4 @@
-"""JSON schemas of everything that the chart renders, for kubeconform, which can't fetch any: made here, and kept.
+"""JSON schemas of what the chart renders and the operator makes, for kubeconform, which can't fetch any: made and kept.
 
 Kubernetes' own come from the OpenAPI document in its Go module, in the version that the tests' cluster runs; those of
 other projects' kinds from the definitions in theirs. Each module is pinned by the hash that Go's checksum database has.
@@ -64,6 +64,12 @@ OTHERS = (
             f"example/prometheus-operator-crd/monitoring.coreos.com_{kind}.yaml"
             for kind in ("servicemonitors", "podmonitors", "prometheusrules")
         ),
+    ),
+    Module(
+        "github.com/kedacore/keda/v2",
+        "v2.21.0",
+        "h1:R6z2HZvstK4RLUMxroNACzBj74xGxt3kG59b5Xc+Xps=",
+        ("config/crd/bases/keda.sh_scaledobjects.yaml",),
     ),
 )
 

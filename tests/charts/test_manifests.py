@@ -556,6 +556,16 @@ def test_the_adapters_rules_have_the_figures_that_autoscalers_ask_for():
         assert f'"{rule["seriesQuery"].partition("{")[0].removesuffix("_bucket")}"' in exposed
 
 
+@pytest.mark.parametrize("name", ["small", "full"])
+def test_what_the_operator_makes_is_as_kubernetes_and_keda_define_it(kubeconform: list[str], name: str):
+    """No field that a kind does not have, and none of another type."""
+    made = yaml.safe_load((ROOT / "tests" / "operator" / "snapshots" / f"{name}.yaml").read_text())
+    assert "ScaledObject" in {manifest["kind"] for manifest in made.values()}
+    done = conforms(kubeconform, yaml.safe_dump_all(made.values()))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(made)} resources found" in done.stdout
+
+
 def test_rules_and_dashboards_are_the_files_of_their_folders(
     with_files: Chart, kubeconform: list[str], sample_files: dict[str, Path]
 ):

@@ -7,6 +7,7 @@ import pytest
 
 from engine.admission import LEAST, PATIENCE, Admission
 from engine.errors import Overloaded
+from observability import metrics
 
 ALONE_S = 0.01
 
@@ -221,3 +222,16 @@ def test_work_that_fails_gives_its_place_back():
     with pytest.raises(RuntimeError), admission.admitted():
         raise RuntimeError
     assert admission.running == 0
+
+
+def test_what_is_wanted_is_what_runs_and_what_is_refused():
+    """For autoscalers: refused searches count with the time that one takes on average."""
+    machine = Machine(together=1)
+    machine.trickle(20)
+    limit, before = machine.admission.limit, metrics.search_demand._value.get()
+    with machine.admission.admitted(limit):
+        with pytest.raises(Overloaded), machine.admission.admitted(3):
+            pass
+        machine.admission.refusal(4)
+        machine.now += 1.0
+    assert metrics.search_demand._value.get() - before == pytest.approx(limit * 1.0 + (3 + 4) * ALONE_S)

@@ -263,5 +263,5 @@ def test_the_queries_of_keda_name_metrics_that_there_are():
     from observability import metrics  # noqa: PLC0415
 
     queries = [one["metadata"]["query"] for one in builders.scaled_object(full(), "x", FULL)["spec"]["triggers"]]
-    assert metrics.searches_running._name in queries[0]
+    assert f"{metrics.search_demand._name}_total" in queries[0]
     assert f"{metrics.search_duration._name}_bucket" in queries[1]

@@ -2,7 +2,8 @@
 
 A replica's processor is busy at every load that pays, so it says little about how long a search waits. Both kinds
 follow the same two figures: a HorizontalPodAutoscaler reads them from a metrics adapter (the chart has its rules), a
-ScaledObject of KEDA asks Prometheus itself.
+ScaledObject of KEDA asks Prometheus itself. Searches in flight are a mean over time and count the refused too; p95 is 0
+while nobody searches. Where a figure is missing, as when nothing is collected any more, the number of replicas stays.
 """
 
 from __future__ import annotations
@@ -59,10 +60,12 @@ def scaled_object(resource: ImageIndex, revision: str, config: Config) -> Manife
     """KEDA's ScaledObject of the revision that has the traffic."""
     scaling = resource.spec.serving.autoscaling
     pods = f'namespace="{resource.namespace}",pod=~"{resource.name}-serving-{revision}-.*"'
-    queries = [(f"sum(sightline_searches_running{{{pods}}})", scaling.target_in_flight, "AverageValue")]
+    in_flight = f"sum(irate(sightline_search_demand_seconds_total{{{pods}}}[2m]))"
+    queries = [(in_flight, scaling.target_in_flight, "AverageValue")]
     if scaling.target_p95_ms is not None:
-        rate = f"sum by (le) (rate(sightline_search_duration_seconds_bucket{{{pods}}}[2m]))"
-        queries.append((f"1000 * histogram_quantile(0.95, {rate})", scaling.target_p95_ms, "Value"))
+        rate = f"rate(sightline_search_duration_seconds_bucket{{{pods}}}[2m])"
+        p95 = f"1000 * histogram_quantile(0.95, sum by (le) ({rate})) > 0 or 0 * sum({rate})"
+        queries.append((p95, scaling.target_p95_ms, "Value"))
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
@@ -82,7 +85,7 @@ def scaled_object(resource: ImageIndex, revision: str, config: Config) -> Manife
                         "serverAddress": config.prometheus_url,
                         "query": query,
                         "threshold": str(threshold),
-                        "ignoreNullValues": "true",
+                        "ignoreNullValues": "false",
                     },
                 }
                 for query, threshold, kind in queries

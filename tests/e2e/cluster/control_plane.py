@@ -19,6 +19,8 @@ LEASE_S = 40
 """How long a node counts as alive after it last said so, seconds. It says so four times in that time."""
 HASTE = ("--kube-api-qps=500", "--kube-api-burst=1000")
 """Controllers slow themselves down to spare a shared API server; for hundreds of nodes that is too slow."""
+FRONT_PROXY = "front-proxy-client"
+"""Who the API server is to those that it asks on behalf of others."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,8 @@ class ControlPlane:
             "api", "kube-apiserver", serves=["localhost", "127.0.0.1", FIRST_SERVICE, *here, *names]
         )
         to_kubelet, to_kubelet_key = self.pair("api-to-kubelet", "kube-apiserver", "system:masters")
+        front = Authority()  # of its own: who it vouches for may speak for anybody
+        for_extensions = front.issue(FRONT_PROXY)
         private, public = signing_key()
         accounts = self.write("accounts-key.pem", private)
         reached = (
@@ -176,6 +180,14 @@ class ControlPlane:
             f"--kubelet-certificate-authority={self.authority_file}",
             f"--kubelet-client-certificate={to_kubelet}",
             f"--kubelet-client-key={to_kubelet_key}",
+            # for API servers of others behind this one, which an APIService names
+            f"--proxy-client-cert-file={self.write('front-proxy.pem', for_extensions.certificate)}",
+            f"--proxy-client-key-file={self.write('front-proxy-key.pem', for_extensions.key)}",
+            f"--requestheader-client-ca-file={self.write('front-proxy-ca.pem', front.certificate)}",
+            f"--requestheader-allowed-names={FRONT_PROXY}",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
             f"--service-account-issuer=https://kubernetes.default.svc.{DOMAIN}",
             f"--service-account-key-file={self.write('accounts.pem', public)}",
             f"--service-account-signing-key-file={accounts}",

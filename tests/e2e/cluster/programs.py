@@ -105,6 +105,7 @@ RECIPES = (
     ),
     Recipe("helm", "helm.sh/helm/v3", ("helm.sh/helm/v3/internal/version.version=v{version}",)),
     Recipe("kubeconform", "github.com/yannh/kubeconform", ("main.version=v{version}",)),
+    Recipe("prometheus-adapter", "sigs.k8s.io/prometheus-adapter"),
 )
 
 
@@ -122,7 +123,7 @@ class Programs:
 
 
 def built(say: Callable[[str], None] = lambda _: None) -> Programs:
-    """All programs, built where they are missing: about 12 minutes the first time on two cores, nothing later.
+    """All programs, built where they are missing: about 15 minutes the first time on two cores, nothing later.
 
     Several processes may ask at once: one builds, the others wait. A build that is ended goes on where it stopped.
 

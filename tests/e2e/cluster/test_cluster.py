@@ -159,6 +159,7 @@ def test_programs_are_of_the_versions_that_their_modules_pin(cluster: Cluster, r
         "kwok": ("kwok", "--version"),
         "helm": ("helm", "version"),
         "kubeconform": ("kubeconform", "-v"),
+        "prometheus-adapter": ("go", "version", "-m", cluster.programs["adapter"]),
     }
     program, *rest = words[recipe.name]
     path = cluster.programs[program]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from indexing.scenes.dataset import METADATA, write_scenes
 from tests.e2e.cluster.cluster import ROOT, Cluster
 from tests.e2e.system.installation import Installation, tutorial
-from tests.support.s3 import Bucket
+from tests.support.s3 import CREDENTIALS, Bucket
 
 SCENES = 500
+KEYS = "keys"
 SMALL = "sightline-small"
 WEIGHTS = ROOT / "engine" / "weights" / SMALL / "model.safetensors"
 
@@ -58,6 +60,14 @@ def bucket(prepared: Installation, scenes: Path) -> Iterator[Bucket]:
     with prepared.bucket("scenes") as bucket:
         bucket.put_tree(scenes, "pictures")
         yield bucket
+
+
+@pytest.fixture(scope="package")
+def source(installation: Installation, bucket: Bucket) -> dict[str, Any]:
+    """The bucket as a resource names it; its keys are in a Secret."""
+    keys = [f"--from-literal={name}={CREDENTIALS[name]}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+    installation.kubectl("create", "secret", "generic", KEYS, *keys)
+    return {"s3": {"url": f"{bucket.address}/pictures", "endpoint": installation.s3, "secretName": KEYS}}
 
 
 @pytest.fixture(scope="package")

@@ -9,20 +9,10 @@ import pytest
 
 from tests.e2e.system.conftest import SCENES
 from tests.e2e.system.installation import Installation, eventually
-from tests.support.s3 import CREDENTIALS, Bucket
 
 pytestmark = pytest.mark.programs
 
-KEYS = "keys"
 INDEX = "batch.kubernetes.io/job-completion-index"
-
-
-@pytest.fixture(scope="module")
-def source(installation: Installation, bucket: Bucket) -> dict[str, Any]:
-    """The bucket as a resource names it; its keys are in a Secret."""
-    keys = [f"--from-literal={name}={CREDENTIALS[name]}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
-    installation.kubectl("create", "secret", "generic", KEYS, *keys)
-    return {"s3": {"url": f"{bucket.address}/pictures", "endpoint": installation.s3, "secretName": KEYS}}
 
 
 def test_two_pods_for_one_index_write_the_same_points_once(

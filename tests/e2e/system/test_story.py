@@ -60,7 +60,7 @@ def test_from_an_empty_cluster_to_a_searched_bucket_and_on_through_its_life(
         second = serving(installation)
         go_back(installation)
         assert serving(installation) == first
-    assert crowd.failures == []
+    assert (crowd.failures, crowd.refused) == ([], 0)
     assert crowd.contradictions() == []
     assert crowd.generations == [first, second]
     assert [name for caption, name in searches.items() if name not in crowd.answer(caption, first)] == []
