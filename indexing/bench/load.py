@@ -27,6 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -162,13 +163,14 @@ def sustained(
     return low, shown
 
 
-def idle_floor(count: int = 1000, answer_bytes: int = 5000) -> Load:
-    """One client against a server that only answers: what the generator and the loopback take by themselves."""
+@contextmanager
+def idle_server(answer_bytes: int = 5000) -> Iterator[str]:
+    """The address of a server that only answers: what the generator and the loopback take by themselves."""
     command = [sys.executable, "-m", __name__, "idle", str(answer_bytes)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:  # noqa: S603 - ourselves
         assert server.stdout is not None  # noqa: S101 - it is a pipe
         try:
-            return closed_loop(f"http://127.0.0.1:{int(server.stdout.readline())}/", ["{}"] * count)
+            yield f"http://127.0.0.1:{int(server.stdout.readline())}/"
         finally:
             server.kill()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -26,7 +26,7 @@ from engine.generations import Generation, GenerationStore
 from engine.indexes.edge import EdgeIndex
 from engine.ports import Encoder, VectorQuery
 from engine.settings import Settings
-from indexing.bench.load import Answer, Load, closed_loop, idle_floor, open_loop, sustained
+from indexing.bench.load import Answer, Load, closed_loop, idle_server, open_loop, sustained
 from indexing.bench.queries import distinct_queries, repeated
 from indexing.bench.report import Figure, Latency, Report, Target
 from indexing.bench.server import SERVE, Server, running
@@ -52,11 +52,14 @@ FLOOD: Final = 3
 
 Once by clients who come back when they are told to, three for each that the capacity was measured with; and once, which
 is judged, by strangers: searches that come three times as fast as they can be answered, whatever the others were told.
-Where load and server share a machine, a part of what strangers cost is the load's own.
+
+Where load and server share a machine, a part of what strangers cost is the load's own: making and sending requests, and
+bringing back answers. So the server is measured against itself beside such a load: the capacity that is left while as
+many requests as are too many go to a server that does nothing.
 """
 
 GOODPUT: Final = 0.9
-"""Share of the capacity that must still be answered then."""
+"""Share of that capacity that must still be answered in the flood."""
 
 REPEATED: Final = 0.3
 """Share of queries that were asked before, where what a server sustains is measured."""
@@ -65,6 +68,8 @@ LIMIT_MS: Final = 50.0
 """95 % of answers must come within this, to count as sustained."""
 
 _WARM_UP: Final = 300
+_FLOOR: Final = 1000
+_REFUSAL_BYTES: Final = 300
 _JUDGED: Final = 100
 """Queries whose answers are compared with all vectors; a million of them take half a second each."""
 
@@ -103,7 +108,8 @@ def run(
     fresh = distinct_queries(seed)
     asked = list(islice(fresh, queries))
     truth = _best(settings, generation, asked[:_JUDGED], encoder)
-    floor = idle_floor()
+    with idle_server() as idle:
+        floor = closed_loop(idle, ["{}"] * _FLOOR)
     with running(settings, serve) as server:
         measured = _measure(server, asked, fresh, seconds, seed)
         memory = server.resident_mb()
@@ -115,6 +121,7 @@ def run(
         _row(f"open loop, {BUSY:.0%} of that", measured.busy),
         _row(f"{FLOOD} times as many clients", measured.crowd, of=measured.crowd.accepted),
         _row(f"open loop, {FLOOD} times that", measured.flood, of=measured.flood.accepted),
+        _row("capacity beside a flood elsewhere", measured.beside, of=measured.beside.accepted),
         _row(f"most with p95 < {LIMIT_MS:g} ms, {REPEATED:.0%} repeated", measured.sustained),
         _row("a server that does nothing", floor),
     ]
@@ -148,6 +155,7 @@ class _Measured:
     busy: Load
     crowd: Load
     flood: Load
+    beside: Load
     sustained: Load
     rate: float
 
@@ -170,6 +178,8 @@ def _measure(server: Server, asked: Sequence[str], fresh: Iterator[str], seconds
     _settle(url, fresh)
     rate = FLOOD * capacity.per_second
     flood = open_loop(url, _bodies(islice(fresh, _count(rate * seconds))), rate, seed)
+    _settle(url, fresh)
+    beside = _beside(url, fresh, (FLOOD - 1) * capacity.per_second, estimate, seconds)
 
     def attempt(rate: float) -> Load:
         _settle(url, fresh)
@@ -177,7 +187,17 @@ def _measure(server: Server, asked: Sequence[str], fresh: Iterator[str], seconds
         return open_loop(url, bodies, rate, seed)
 
     most, shown = sustained(attempt, 2 * capacity.per_second, LIMIT_MS)
-    return _Measured(alone, cached, capacity, busy, crowd, flood, shown, most)
+    return _Measured(alone, cached, capacity, busy, crowd, flood, beside, shown, most)
+
+
+def _beside(url: str, fresh: Iterator[str], rate: float, searches: int, seconds: float) -> Load:
+    """The capacity of a server whose machine also bears so many requests a second, for one that does nothing."""
+    elsewhere = _bodies(islice(fresh, _count(rate * (seconds + 1))))
+    with idle_server(_REFUSAL_BYTES) as idle, ThreadPoolExecutor(1) as other:
+        flood = other.submit(open_loop, idle, elsewhere, rate)
+        load = closed_loop(url, _bodies(islice(fresh, searches)), clients=CLIENTS, seconds=seconds)
+        _refuse_errors(flood.result())
+    return load
 
 
 def _count(wanted: float) -> int:
@@ -299,8 +319,8 @@ def _targets(model: str, measured: _Measured, recall: float, start_s: float) -> 
         Target("GraphQL's own part, p95 ms", _p95(_graphql(measured.alone)), "<", 1.0),
         Target("recall@10", recall, ">=", _RECALL),
         Target(
-            f"goodput at {FLOOD} times the capacity, share of it",
-            measured.flood.per_second / measured.capacity.per_second,
+            f"goodput at {FLOOD} times the capacity, of what is done beside such a flood elsewhere",
+            measured.flood.per_second / measured.beside.per_second,
             ">=",
             GOODPUT,
         ),
@@ -324,6 +344,7 @@ def _notes(measured: _Measured, floor: Load) -> list[str]:
     alone, cached = measured.alone.percentile(50), measured.cached.percentile(50)
     engine = Latency.of(_times(measured.alone, "engine")).p50
     crowd = measured.crowd.per_second / measured.capacity.per_second
+    flood = measured.flood.per_second / measured.capacity.per_second
     notes = [
         f"A cached answer comes {alone / cached:.1f} times as fast as one that is not (medians, at the client).",
         (
@@ -333,6 +354,7 @@ def _notes(measured: _Measured, floor: Load) -> list[str]:
         ),
         "Latencies at the capacity and beyond are of those requests that were not refused at once.",
         f"{FLOOD} times as many clients, who wait as they are told, are answered {crowd:.2f} of the capacity.",
+        f"Strangers who come {FLOOD} times as fast as they can be answered are answered {flood:.2f} of it.",
         "Latencies of open loops count from the moment a request was due, however late the generator sent it.",
         "server and graphql: as Server-Timing says. generator: the load's own processor time a request.",
         "recall@10: against the index's own comparison with all vectors in full precision.",

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 
-from indexing.bench.load import Answer, Job, Load, _Generator, closed_loop, idle_floor, open_loop, sustained
+from indexing.bench.load import Answer, Job, Load, _Generator, closed_loop, idle_server, open_loop, sustained
 
 STALL_S = 0.5
 RETRY_AFTER_MS = 200
@@ -169,7 +169,9 @@ def test_a_server_that_sustains_nothing_says_so():
 
 def test_the_floor_is_a_whole_load():
     """The generator measures itself against a server that does nothing."""
-    load = idle_floor(count=50)
+    with idle_server(answer_bytes=100) as url:
+        load = closed_loop(url, ["{}"] * 50, keep_bodies=True)
+    assert {len(answer.body or "") for answer in load.good} == {100}
     assert len(load.good) == 50
     assert load.generator_ms > 0
 

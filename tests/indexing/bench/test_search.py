@@ -71,7 +71,7 @@ def test_a_run_measures_what_it_says(settings: Settings):
     """Every load has its row, answers are judged, cached is cached, and nothing failed that was let in."""
     report = run(settings, queries=40, seconds=1, serve=SERVE, encoder=words)
     rows: dict[str, Any] = {str(row["what"]).split(",")[0] + str(at): row for at, row in enumerate(report.rows)}
-    alone, cached, capacity, busy, crowd, flood, sustained, idle = rows.values()
+    alone, cached, capacity, busy, crowd, flood, beside, sustained, idle = rows.values()
     assert (alone["requests"], alone["cached"], alone["errors"]) == (40, 0, 0)
     assert (cached["requests"], cached["cached"], cached["errors"]) == (40, 1, 0)
     assert alone["recall@10"] == 1
@@ -85,6 +85,7 @@ def test_a_run_measures_what_it_says(settings: Settings):
     assert busy["requests"] >= 20
     assert crowd["requests"] >= 20
     assert flood["requests"] >= 20
+    assert beside["per_second"] > 0
     assert sustained["requests"] >= 20
     assert sustained["cached"] < 1
     assert "server_p50_ms" not in idle
