@@ -1,7 +1,8 @@
 """Where requests of different clients meet: a queue in front of one thread that works on many inputs at once.
 
-A model encodes sixteen texts in little more than the time of one. The batcher never waits for company: an idle worker
-starts with what is there, and what arrives meanwhile is the next batch, so batches grow with the load by themselves.
+A model encodes several texts in little more than the time of one: a GPU dozens, a processor a few. The batcher never
+waits for company: an idle worker starts with what is there, and what arrives meanwhile is the next batch, so batches
+grow with the load by themselves, as far as that pays.
 Whatever goes wrong, every caller gets an answer: its own result, its own error, or word that the encoder died.
 """
 
@@ -227,7 +228,7 @@ class AsyncEncoder:
     def __init__(self, encoder: Encoder, settings: Settings) -> None:
         self._encoder = encoder
         self._in_flight: dict[str, _Shared] = {}
-        batch, limit = settings.clip_max_batch, settings.clip_queue_limit
+        batch, limit = settings.max_batch(encoder.device), settings.clip_queue_limit
         self._texts: Batcher[str, Vectors] = Batcher(
             lambda texts: list(encoder.encode_texts(texts)), max_batch=batch, max_waiting=limit, name="text encoder"
         )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from indexing.bench.laws import ModelCost
 
 _Z95: Final = NormalDist().inv_cdf(0.95)
-_MOST_IN_BATCH: Final = 64  # CLIP_MAX_BATCH
+_MOST_IN_BATCH: Final = 64  # CLIP_MAX_BATCH on a GPU; on a processor batches end at 8, and searches wait a little less
 _BATCH: Final = 16  # what `ModelCost.batch_ms` was measured with
 
 

@@ -95,7 +95,7 @@ class OpenClipEncoder:
             loaded,
             device,
             settings.clip_threads,
-            settings.clip_max_batch,
+            settings.max_batch(device),
             precision=settings.clip_precision,
             compiled=settings.clip_runtime == "torch-compile",
         )

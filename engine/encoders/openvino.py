@@ -60,7 +60,7 @@ class OpenVinoEncoder:
             raise EncoderUnavailable(
                 f"On the CPU, OpenVINO computes in {', '.join(PRECISIONS)}, not in {wanted}. Set CLIP_PRECISION=auto."
             )
-        return cls(exported, tokenizer, precision, settings.clip_threads, settings.clip_max_batch)
+        return cls(exported, tokenizer, precision, settings.clip_threads, settings.max_batch("cpu"))
 
     @property
     def model(self) -> ModelInfo:

@@ -352,12 +352,18 @@ async def test_everyone_is_answered():
 class GatedEncoder(WordEncoder):
     """A `WordEncoder` that stops at a gate and remembers what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
         super().__init__()
+        self._device = device
         self.gate = threading.Event()
         self.started = threading.Event()
         self.asked: list[list[str]] = []
         self.pictures: list[int] = []
+
+    @property
+    def device(self) -> str:
+        """Where it says that it computes."""
+        return self._device
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Encodes once the gate is open."""
@@ -476,6 +482,18 @@ async def test_async_overload(gated: tuple[GatedEncoder, AsyncEncoder]):
     assert "one more" not in wrapped._in_flight
     encoder.gate.set()
     assert (await full).shape == (64, 64)
+
+
+@pytest.mark.parametrize(("device", "chosen", "most"), [("cpu", 0, 8), ("cuda", 0, 64), ("cpu", 20, 20)])
+async def test_batches_end_where_they_stop_to_pay(device: str, chosen: int, most: int):
+    """At eight on a processor and later on a GPU, unless somebody chose otherwise: all of a batch wait for its last."""
+    encoder = GatedEncoder(device)
+    wrapped = AsyncEncoder(encoder, Settings(_env_file=None, clip_max_batch=chosen))
+    waiting = await ask(encoder, wrapped, *[f"text {number}" for number in range(2 * most + 1)])
+    encoder.gate.set()
+    await waiting
+    assert [len(batch) for batch in encoder.asked] == [1, most, most, 1]
+    await wrapped.close()
 
 
 async def test_async_close():
