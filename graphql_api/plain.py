@@ -94,6 +94,7 @@ class Outline:
         self._searches = searches
         self._required = required
         self._defaults = defaults
+        self._plans: list[Copy] | None = None
 
     @classmethod
     def of(cls, document: DocumentNode, name: str | None) -> Outline | None:
@@ -145,8 +146,10 @@ class Outline:
 
     def plans(self) -> list[Copy] | None:
         """How the answer of each search is copied; None before the executor has found that out for all of them."""
-        plans = [plan for search in self._searches if (plan := plan_of(self._operation, search.node)) is not None]
-        return plans if len(plans) == len(self._searches) else None
+        if self._plans is None:
+            plans = [plan for search in self._searches if (plan := plan_of(self._operation, search.node)) is not None]
+            self._plans = plans if len(plans) == len(self._searches) else None
+        return self._plans
 
     def answered(
         self, plans: Sequence[Copy], requests: Sequence[SearchRequest], answers: Sequence[SearchResult | BaseException]
