@@ -19,7 +19,7 @@ from engine.indexes.qdrant import QdrantIndex
 from engine.settings import Settings
 from tests.e2e.system.crowd import Crowd, ask
 from tests.e2e.system.installation import NAMESPACE, Installation, eventually
-from tests.support.s3 import CREDENTIALS, Bucket
+from tests.support.s3 import Bucket
 
 pytestmark = pytest.mark.programs
 
@@ -158,15 +158,11 @@ class Gallery:
 
 
 @pytest.fixture(scope="module")
-def sources(installation: Installation, bucket: Bucket, scenes: Path) -> Sources:
+def sources(bucket: Bucket, scenes: Path, source: dict[str, Any]) -> Sources:
     """All pictures, and another folder with some of them."""
     for file in sorted(scenes.glob("*.jpg"))[:FEWER]:
         bucket.put(f"fewer/{file.name}", file.read_bytes())
-    keys = [f"--from-literal={name}={CREDENTIALS[name]}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
-    installation.kubectl("create", "secret", "generic", "gallery-keys", *keys)
-    about = {"endpoint": installation.s3, "secretName": "gallery-keys"}
-    everything, fewer = ({"s3": {**about, "url": f"{bucket.address}/{folder}"}} for folder in ("pictures", "fewer"))
-    return everything, fewer
+    return source, {"s3": {**source["s3"], "url": f"{bucket.address}/fewer"}}
 
 
 def test_a_promotion_whose_searches_fail_is_taken_back(
