@@ -34,14 +34,14 @@ class Server:
     """Answers requests on a socket until it is closed."""
 
     def __init__(self, connection: socket.socket, shard: Shard) -> None:
-        """Takes an open shard; who asks for "close" has it closed."""
+        """Takes an open shard."""
         self._connection = connection
         self._shard = shard
         self._unpacker = wire.Unpacker()
         self._waiting: deque[wire.Frame] = deque()
 
     def run(self) -> None:
-        """Serves until the parent closes the socket or asks to close the shard."""
+        """Serves until the parent closes the socket or asks to close."""
         while self._receive(wait=not self._waiting):
             if not self._waiting:
                 continue
@@ -116,7 +116,7 @@ class Server:
                 shard.upsert(wire.unpack_points(rows, floats))
             case "delete", (ids,):
                 shard.delete(ids)
-            case (("info" | "optimize" | "close"), ()):
+            case (("info" | "optimize"), ()):
                 result = getattr(shard, method)()
         return result, vectors
 
@@ -148,10 +148,8 @@ def main(descriptor: int, lifeline: int, order: str) -> None:
             connection.sendall(wire.pack([0, *wire.pack_error(error)]))
             return
         connection.sendall(wire.pack([0, "ok", shard.dimension]))
-        try:
-            Server(connection, shard).run()
-        finally:
-            shard.close()
+        Server(connection, shard).run()
+        os._exit(0)  # without closing the shard: what the system holds of its files is what the next process needs
 
 
 if __name__ == "__main__":
