@@ -5,7 +5,7 @@
     FOLDER/text.xml, .bin   the text tower: tokens (n, l) and their ends (n,) to unit vectors (n, d); weights in float16
     FOLDER/image.xml, .bin  the image tower: pixels (n, h, w, 3), bytes, to unit vectors (n, d); weights in float16
     FOLDER/*-int8.xml, .bin the same with weights of 8 bits, a scale for each row
-    FOLDER/choice.json      which precision was measured to be best, for each processor seen
+    FOLDER/choice.json      which precision and threads were measured to be best, for each processor seen
 
 A folder is complete or not there: it is written beside its place and moved into it.
 """

@@ -35,14 +35,18 @@ class OpenVinoEncoder:
         precision: Mapping[Tower, Precision],
         threads: int = 0,
         max_batch: int = 64,
+        text_threads: int = 0,
     ) -> None:
-        """Compiles both towers. `threads` of 0 takes one for each core that this process may use."""
+        """Compiles both towers. `threads` of 0 takes one for each core that this process may use.
+
+        `text_threads` of 0 takes as many for texts as for pictures.
+        """
         threads = threads or usable_cores()
         self._exported = exported
         self._tokenizer = tokenizer
         self._precision = dict(precision)
         self._max_batch = max_batch
-        self._text = compiled(exported, "text", precision["text"], threads)
+        self._text = compiled(exported, "text", precision["text"], text_threads or threads)
         self._image = compiled(exported, "image", precision["image"], threads)
         self._text_lock = threading.Lock()
         self._image_lock = threading.Lock()
@@ -51,16 +55,17 @@ class OpenVinoEncoder:
     def load(cls, exported: ExportedModel, settings: Settings) -> OpenVinoEncoder:
         """The encoder of an exported model. Raises `EncoderUnavailable` for a precision that OpenVINO has not."""
         tokenizer = load_tokenizer(exported)
-        wanted = settings.clip_precision
+        wanted, text_threads = settings.clip_precision, settings.clip_threads
         if wanted == "auto":
-            precision = chosen(exported, tokenizer, settings.clip_threads or usable_cores())
+            best = chosen(exported, tokenizer, settings.clip_threads or usable_cores())
+            precision, text_threads = best.precision, text_threads or best.text_threads
         elif wanted in PRECISIONS:
             precision = {"text": wanted, "image": wanted}
         else:
             raise EncoderUnavailable(
                 f"On the CPU, OpenVINO computes in {', '.join(PRECISIONS)}, not in {wanted}. Set CLIP_PRECISION=auto."
             )
-        return cls(exported, tokenizer, precision, settings.clip_threads, settings.max_batch("cpu"))
+        return cls(exported, tokenizer, precision, settings.clip_threads, settings.max_batch("cpu"), text_threads)
 
     @property
     def model(self) -> ModelInfo:

@@ -1,7 +1,8 @@
-"""In which precision a tower is computed: measured on the processor at hand, with exactness as a condition.
+"""In which precision a tower is computed, and on how many threads: measured on the processor at hand.
 
 Bytes are fastest where a processor multiplies them (VNNI, AMX), half precision where it has that, and each can be
-slower than plain floats elsewhere. Nobody knows that of all processors, and half a second tells.
+slower than plain floats elsewhere. Exactness is a condition. Two processors of a virtual machine can be two cores or
+the two threads of one, and it does not say which. Nobody knows that of all machines, and a second tells.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import openvino as ov
@@ -25,6 +26,7 @@ from engine.encoders.texts import Tokenizer
 
 Precision = Literal["fp32", "bf16", "int8"]
 Tower = Literal["text", "image"]
+Way = TypeVar("Way")
 
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "bf16", "int8")
 """From the most exact to the smallest."""
@@ -33,7 +35,9 @@ LEAST_COSINE: Final = 0.999
 """What every vector of a faster precision must keep with that of fp32: ten times less than what moves a ranking."""
 
 _WORTHWHILE: Final = 0.9  # of the time of a more exact precision, for a less exact one to be taken
-_SECONDS: Final = 0.2  # spent on timing one precision of one tower, if one pass is shorter
+_SECONDS: Final = 0.2  # spent on timing one way to compute one tower, if one pass is shorter
+_TWICE: Final = 1.25  # times as fast that twice the threads must be: on two of one core ViT-B-32 is 1.1, ViT-H-14 1.4
+_PAUSE_S: Final = 0.002  # before each pass: threads of the last one still look for work, at the cost of the next
 _GROUP: Final = 128  # inputs that share a scale when activations become bytes: 32 is 25 % slower, no more exact
 
 _SENTENCES: Final = (
@@ -76,6 +80,14 @@ class Measured:
     single_ms: float
     batch_ms: float
     cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How each tower is computed best here, and on how many threads that of texts."""
+
+    precision: Mapping[Tower, Precision]
+    text_threads: int
 
 
 def compiled(exported: ExportedModel, tower: Tower, precision: Precision, threads: int) -> Pass:
@@ -135,23 +147,48 @@ def measure(exported: ExportedModel, tower: Tower, tokenizer: Tokenizer, threads
     ]
 
 
-def chosen(exported: ExportedModel, tokenizer: Tokenizer, threads: int) -> dict[Tower, Precision]:
-    """The best precision for each tower: as measured here before, or measured now and remembered beside the model."""
+def worthwhile_threads(single_ms: Mapping[int, float]) -> int:
+    """The number of threads that texts are worth, of two for which the time of one text is given.
+
+    Twice as many that are hardly faster leave nothing to the index and the server's loop, which run beside them.
+    Measured with ViT-B-32 on two threads of one core: searches a second 1.04 times as many with one, at three quarters
+    of the processor time, and none of them later.
+    """
+    few, many = sorted(single_ms)
+    return many if single_ms[few] >= _TWICE * single_ms[many] else few
+
+
+def chosen(exported: ExportedModel, tokenizer: Tokenizer, threads: int) -> Choice:
+    """What is best for each tower: as measured here before, or measured now and remembered beside the model."""
     memory = exported.folder / "choice.json"
     here = f"{core().get_property('CPU', 'FULL_DEVICE_NAME')}, {threads} threads, OpenVINO {ov.get_version()}"
     known = _remembered(memory)
-    if here not in known:
+    if "text_threads" not in known.get(here, {}):
         towers: tuple[Tower, ...] = ("text", "image")
         figures = {tower: measure(exported, tower, tokenizer, threads) for tower in towers}
         known[here] = {
             tower: {"precision": choose(measured), "measured": [asdict(one) for one in measured]}
             for tower, measured in figures.items()
         }
+        known[here]["text_threads"] = _text_threads(exported, choose(figures["text"]), tokenizer, threads)
         log.info(
-            "measured the encoder", model=exported.info.name, choice={t: known[here][t]["precision"] for t in towers}
+            "measured the encoder",
+            model=exported.info.name,
+            choice={t: known[here][t]["precision"] for t in towers},
+            text_threads=known[here]["text_threads"],
         )
         _remember(memory, known)
-    return {"text": known[here]["text"]["precision"], "image": known[here]["image"]["precision"]}
+    best = known[here]
+    return Choice({"text": best["text"]["precision"], "image": best["image"]["precision"]}, best["text_threads"])
+
+
+def _text_threads(exported: ExportedModel, precision: Precision, tokenizer: Tokenizer, threads: int) -> int:
+    """All threads that may be used, or half of them if the others hardly help."""
+    if threads == 1:
+        return 1
+    runs = {number: compiled(exported, "text", precision, number) for number in (threads // 2, threads)}
+    single, _ = _texts(exported, tokenizer)
+    return worthwhile_threads(_milliseconds(runs, single))
 
 
 def _worth_trying() -> list[Precision]:
@@ -163,18 +200,19 @@ def _cost(measured: Measured) -> float:
     return float((measured.single_ms * measured.batch_ms) ** 0.5)
 
 
-def _milliseconds(runs: Mapping[Precision, Pass], inputs: Sequence[NDArray[Any]]) -> dict[Precision, float]:
+def _milliseconds(runs: Mapping[Way, Pass], inputs: Sequence[NDArray[Any]]) -> dict[Way, float]:
     """The fastest of as many passes as fit the time, one at least, in turns: so neighbours slow down all or none."""
     for run in runs.values():
         run(*inputs)
-    took: dict[Precision, list[float]] = {precision: [] for precision in runs}
+    took: dict[Way, list[float]] = {way: [] for way in runs}
     until = time.perf_counter() + _SECONDS * len(runs)
     while not all(took.values()) or time.perf_counter() < until:
-        for precision, run in runs.items():
+        for way, run in runs.items():
+            time.sleep(_PAUSE_S)
             started = time.perf_counter()
             run(*inputs)
-            took[precision].append((time.perf_counter() - started) * 1000)
-    return {precision: min(times) for precision, times in took.items()}
+            took[way].append((time.perf_counter() - started) * 1000)
+    return {way: min(times) for way, times in took.items()}
 
 
 def _texts(exported: ExportedModel, tokenizer: Tokenizer) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:

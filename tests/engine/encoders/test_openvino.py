@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from engine.encoders.export import export
 from engine.encoders.exported import ExportedModel
 from engine.encoders.openclip import OpenClipEncoder
 from engine.encoders.openvino import OpenVinoEncoder, load_tokenizer
-from engine.encoders.precision import PRECISIONS, Precision, core, measure
+from engine.encoders.precision import PRECISIONS, Precision, chosen, core, measure
 from engine.errors import EncoderUnavailable
 from engine.ports import Encoder
 from engine.settings import Settings
@@ -148,6 +149,19 @@ def test_chooses_by_measuring(vit: ExportedModel):
     second = OpenVinoEncoder.load(vit, Settings(clip_threads=1))
     assert first.runtime == second.runtime
     assert memory.stat().st_mtime_ns == written
+
+
+def test_counts_the_threads_that_texts_are_worth(vit: ExportedModel):
+    """Texts get one or both of two threads; what an earlier version remembered does not say, and is measured again."""
+    memory = vit.folder / "choice.json"
+    memory.unlink(missing_ok=True)
+    best = chosen(vit, load_tokenizer(vit), 2)
+    assert best.text_threads in (1, 2)
+    ((processor, kept),) = json.loads(memory.read_text()).items()
+    assert kept.pop("text_threads") == best.text_threads
+    memory.write_text(json.dumps({processor: kept}))
+    assert chosen(vit, load_tokenizer(vit), 2).text_threads in (1, 2)
+    assert "text_threads" in json.loads(memory.read_text())[processor]
 
 
 def test_measures_against_the_exact(vit: ExportedModel):

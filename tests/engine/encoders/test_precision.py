@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.encoders.cores import usable_cores
-from engine.encoders.precision import Measured, Precision, choose
+from engine.encoders.precision import Measured, Precision, choose, worthwhile_threads
 
 
 def measured(precision: Precision, ms: float, cosine: float = 0.9999) -> Measured:
@@ -27,6 +27,14 @@ def measured(precision: Precision, ms: float, cosine: float = 0.9999) -> Measure
 def test_choice(figures: list[Measured], best: Precision):
     """The fastest precision is taken that keeps the vectors, and a less exact one only for a tenth of the time."""
     assert choose(figures) == best
+
+
+@pytest.mark.parametrize(
+    ("times_ms", "threads"), [({4: 3.4, 8: 3.0}, 4), ({8: 14.0, 4: 19.7}, 8)], ids=["hardly help", "help"]
+)
+def test_threads_that_hardly_help_are_left_to_others(times_ms: dict[int, float], threads: int):
+    """Where twice the threads make a text less than a quarter faster, half of them are taken."""
+    assert worthwhile_threads(times_ms) == threads
 
 
 @pytest.mark.parametrize(("text", "cores"), [("150000 100000", 2), ("50000 100000", 1), ("100000 100000", 1)])
