@@ -13,8 +13,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from dataclasses import dataclass, replace
+from typing import Final
 
 import orjson
 import structlog
@@ -37,6 +37,7 @@ from engine.errors import (
 )
 from engine.filters import canonical, matches
 from engine.ports import Filter, Hit, Point, VectorQuery, Vectors
+from engine.ranked import SCHEMA, Ranked, Strategy
 from engine.requests import (
     GRAPH_DEPTH,
     TIERS,
@@ -57,9 +58,6 @@ from observability import metrics
 
 log = structlog.get_logger(__name__)
 
-Strategy = Literal["hnsw", "hnsw_filtered", "exact"]
-
-_SCHEMA: Final = 2  # of cached lists; raise it when their form or meaning changes
 _EXACT_BELOW: Final = 5_000  # a filter that admits fewer images: comparing them all is as fast, and complete
 _COUNTS_KEPT: Final = 1_024  # numbers of admitted images remembered; a serving generation never changes
 
@@ -130,20 +128,7 @@ class _Job:
         return self.depth + 1 + len(self.excluded)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ranked:
-    """A list of hits, cut at a depth; `more` says that there were further ones. Deep lists hold no payloads."""
-
-    hits: list[Hit]
-    more: bool
-    total: int
-    total_exact: bool
-    strategy: Strategy
-    cached: bool = False
-    stages_ms: dict[str, float] = field(default_factory=dict)
-
-
-_Outcome = _Ranked | SightlineError
+_Outcome = Ranked | SightlineError
 
 
 class Searcher:
@@ -373,19 +358,19 @@ class Searcher:
         keys = list(wanted)
         stored = await self._cache.get_many(keys)
         cache_ms = _ms_since(started)
-        decoded = zip(keys, map(_decoded, stored), strict=True)
+        decoded = zip(keys, map(Ranked.decoded, stored), strict=True)
         return {key: replace(ranked, stages_ms={"cache": cache_ms}) for key, ranked in decoded if ranked is not None}
 
     async def _make(self, jobs: dict[str, _Job], depth: int) -> dict[str, _Outcome]:
         """Makes lists, and has the good ones remembered."""
-        shallower: dict[str, _Ranked] = {}
+        shallower: dict[str, Ranked] = {}
         failed: dict[str, _Outcome] = {}
         if depth > TIERS[0]:
             above = TIERS[TIERS.index(depth) - 1]
             keys = {self._key(job, above): key for key, job in jobs.items()}
             upper = await self._lists({inner: jobs[key] for inner, key in keys.items()}, above)
             for inner, outcome in upper.items():
-                if isinstance(outcome, _Ranked):
+                if isinstance(outcome, Ranked):
                     shallower[keys[inner]] = outcome
                 else:
                     failed[keys[inner]] = outcome
@@ -393,8 +378,8 @@ class Searcher:
         wanted = {key: replace(job, depth=depth) for key, job in jobs.items() if key not in failed}
         outcomes = failed | (await self._admitted(wanted, shallower) if wanted else {})
         for key, outcome in outcomes.items():
-            if isinstance(outcome, _Ranked):
-                await self._cache.set(key, _encoded(outcome), self._settings.cache_ttl_s)
+            if isinstance(outcome, Ranked):
+                await self._cache.set(key, outcome.encoded(), self._settings.cache_ttl_s)
         return outcomes
 
     async def _speechless(self, jobs: dict[str, _Job]) -> dict[str, _Outcome]:
@@ -421,19 +406,19 @@ class Searcher:
             )
         return None
 
-    async def _admitted(self, jobs: dict[str, _Job], shallower: dict[str, _Ranked]) -> dict[str, _Outcome]:
+    async def _admitted(self, jobs: dict[str, _Job], shallower: dict[str, Ranked]) -> dict[str, _Outcome]:
         """Computes lists if the machine has room for that; who is refused hears it at once."""
         try:
             with self._admission.admitted(len(jobs)) as place:
                 outcomes = await self._compute(jobs, shallower)
                 for key, outcome in outcomes.items():  # where there are several, nothing is learnt
-                    if isinstance(outcome, _Ranked):
+                    if isinstance(outcome, Ranked):
                         place.kind = _kind(jobs[key].serving, jobs[key].depth, outcome.strategy)
                 return outcomes
         except Overloaded as error:
             return dict.fromkeys(jobs, error)
 
-    async def _compute(self, jobs: dict[str, _Job], shallower: dict[str, _Ranked]) -> dict[str, _Outcome]:
+    async def _compute(self, jobs: dict[str, _Job], shallower: dict[str, Ranked]) -> dict[str, _Outcome]:
         """Encodes all texts at once and searches all indexes at once; who has a shallower list gets it continued."""
         started = time.perf_counter()
         texts = await self._encode_all(jobs.values())
@@ -446,9 +431,9 @@ class Searcher:
         )
         outcomes = {key: outcome for group in found for key, outcome in group.items()}
         for key, outcome in outcomes.items():
-            if isinstance(outcome, _Ranked):
+            if isinstance(outcome, Ranked):
                 stages = ({"encode": encode_ms} if jobs[key].texts else {}) | outcome.stages_ms
-                full = _extended(shallower[key], outcome, jobs[key].depth) if key in shallower else outcome
+                full = outcome.continuing(shallower[key], jobs[key].depth) if key in shallower else outcome
                 outcomes[key] = replace(full, stages_ms=stages)
         return outcomes
 
@@ -531,8 +516,9 @@ class Searcher:
             answers |= zip(lost, await serving.index.search([queries[key] for key in lost]), strict=True)
         search_ms = _ms_since(started)
         for key, query in queries.items():
-            excluded = [images[id_] for id_ in jobs[key].excluded]
-            ranked = _ranked(jobs[key], query, answers[key], admitted[key] - _admitted(excluded, query.filter))
+            job = jobs[key]
+            left_out = _admitted([images[id_] for id_ in job.excluded], query.filter)
+            ranked = Ranked.of(query, answers[key], job.depth, admitted[key] - left_out, without=job.excluded)
             outcomes[key] = replace(ranked, stages_ms={"search": search_ms})
         return outcomes
 
@@ -558,10 +544,7 @@ class Searcher:
         """
         generation = job.serving.generation
         search = [self._settings.search_ef, _EXACT_BELOW, [*TIERS, GRAPH_DEPTH]]
-        return "list:" + digest([_SCHEMA, generation.id, generation.model.fingerprint, job.fingerprint, depth, search])
-
-
-# ---------------------------------------------------------------- lists
+        return "list:" + digest([SCHEMA, generation.id, generation.model.fingerprint, job.fingerprint, depth, search])
 
 
 def _model(jobs: dict[str, _Job]) -> str:
@@ -576,46 +559,6 @@ def _kind(serving: Serving, depth: int, strategy: Strategy) -> tuple[str, str, i
 
 def _admitted(points: list[Point], filter: Filter | None) -> int:
     return sum(filter is None or matches(filter, point.payload) for point in points)
-
-
-def _ranked(job: _Job, query: VectorQuery, found: list[Hit], admitted: int) -> _Ranked:
-    hits = [hit for hit in found if hit.id not in job.excluded]
-    more = len(hits) > job.depth
-    strategy: Strategy = "exact" if query.exact else "hnsw" if query.filter is None else "hnsw_filtered"
-    if query.score_threshold is None:
-        total, total_exact = admitted, True
-    else:
-        total, total_exact = min(len(hits), job.depth), query.exact and not more
-    return _Ranked(_shortened(hits, job.depth), more, total, total_exact, strategy)
-
-
-def _extended(above: _Ranked, below: _Ranked, depth: int) -> _Ranked:
-    """A deeper list that begins with the shallower one: who saw its pages sees what follows, and nothing again."""
-    seen = {hit.id for hit in above.hits}
-    hits = above.hits + [hit for hit in below.hits if hit.id not in seen]
-    return replace(below, hits=_shortened(hits, depth), more=below.more or len(hits) > depth)
-
-
-def _shortened(hits: list[Hit], depth: int) -> list[Hit]:
-    """At most `depth` hits; payloads only in the shallowest list, where every page needs them."""
-    return hits[:depth] if depth == TIERS[0] else [replace(hit, payload={}) for hit in hits[:depth]]
-
-
-def _encoded(ranked: _Ranked) -> bytes:
-    hits = [[hit.id, hit.score, hit.payload] for hit in ranked.hits]
-    return orjson.dumps([hits, ranked.more, ranked.total, ranked.total_exact, ranked.strategy])
-
-
-def _decoded(stored: bytes | None) -> _Ranked | None:
-    """A list from the cache; None when there is none or what lies there is damaged."""
-    if stored is None:
-        return None
-    try:
-        rows, more, total, total_exact, strategy = orjson.loads(stored)
-        hits = [Hit(str(id_), float(score), dict(payload)) for id_, score, payload in rows]
-        return _Ranked(hits, bool(more), int(total), bool(total_exact), strategy, cached=True)
-    except (ValueError, TypeError):
-        return None
 
 
 def _ms_since(started: float) -> float:
