@@ -107,6 +107,13 @@ class Load:
         return times[max(0, math.ceil(len(times) * percent / 100) - 1)]
 
 
+def pooled(loads: Sequence[Load]) -> Load:
+    """Several runs as if they were one: all answers, the time of all."""
+    answers = [answer for load in loads for answer in load.answers]
+    spent_ms = sum(load.generator_ms * len(load.answers) for load in loads)
+    return Load(answers, sum(load.elapsed_s for load in loads), spent_ms / max(len(answers), 1))
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """What the generator's process is told: `clients` for a closed loop, or `rate` (1/s) and `seed` for an open one."""

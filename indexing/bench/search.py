@@ -26,7 +26,7 @@ from engine.generations import Generation, GenerationStore
 from engine.indexes.edge import EdgeIndex
 from engine.ports import Encoder, VectorQuery
 from engine.settings import Settings
-from indexing.bench.load import Answer, Load, closed_loop, idle_server, open_loop, sustained
+from indexing.bench.load import Answer, Load, closed_loop, idle_server, open_loop, pooled, sustained
 from indexing.bench.queries import distinct_queries, repeated
 from indexing.bench.report import Figure, Latency, Report, Target
 from indexing.bench.server import SERVE, Server, running
@@ -68,6 +68,7 @@ LIMIT_MS: Final = 50.0
 """95 % of answers must come within this, to count as sustained."""
 
 _WARM_UP: Final = 300
+_ROUNDS: Final = 2  # of loads that are judged by one another, in turns: a machine's speed changes within seconds
 _FLOOR: Final = 1000
 _REFUSAL_BYTES: Final = 300
 _JUDGED: Final = 100
@@ -100,7 +101,7 @@ def run(
 ) -> Report:
     """Measures a server on an index whose model is the configured one; it must not be open anywhere else.
 
-    `queries` are asked alone; each of some eight runs under load takes about `seconds`. `serve` starts the server, and
+    `queries` are asked alone; each of some fifteen runs under load takes `seconds`. `serve` starts the server, and
     `encoder`, a function at the top of a module, makes the model for judging its answers. Raises the engine's errors.
     """
     settings = settings.model_copy(update={"index_name": index or settings.index_name})
@@ -166,49 +167,67 @@ def _measure(server: Server, asked: Sequence[str], fresh: Iterator[str], seconds
     alone = _refuse_errors(closed_loop(url, _bodies(asked), keep_bodies=True))
     remembered = asked[-_REMEMBERED:]
     cached = closed_loop(url, _bodies(remembered[at % len(remembered)] for at in range(len(asked))))
-    estimate = _count(10 * alone.per_second * seconds)
-    capacity = closed_loop(url, _bodies(islice(fresh, estimate)), clients=CLIENTS, seconds=seconds)
-    _settle(url, fresh)
-    rate = BUSY * capacity.per_second
-    busy = open_loop(url, _bodies(islice(fresh, _count(rate * seconds))), rate, seed)
 
-    _settle(url, fresh)
-    searches = _count(4 * FLOOD * capacity.per_second * seconds)  # with those that are refused
-    crowd = closed_loop(url, _bodies(islice(fresh, searches)), clients=FLOOD * CLIENTS, seconds=seconds)
-    _settle(url, fresh)
-    rate = FLOOD * capacity.per_second
-    flood = open_loop(url, _bodies(islice(fresh, _count(rate * seconds))), rate, seed)
-    _settle(url, fresh)
-    beside = _beside(url, fresh, (FLOOD - 1) * capacity.per_second, estimate, seconds)
-
-    def attempt(rate: float) -> Load:
-        _settle(url, fresh)
-        bodies = _bodies(islice(repeated(fresh, REPEATED, seed, _REMEMBERED), _count(rate * seconds)))
-        return open_loop(url, bodies, rate, seed)
-
-    most, shown = sustained(attempt, 2 * capacity.per_second, LIMIT_MS)
-    return _Measured(alone, cached, capacity, busy, crowd, flood, beside, shown, most)
+    loads = _Loads(url, fresh, seconds, seed)
+    enough = _count(10 * alone.per_second * seconds)
+    capacities: list[Load] = []
+    busy: list[Load] = []
+    for _ in range(_ROUNDS):
+        capacities.append(loads.clients(CLIENTS, enough))
+        busy.append(loads.strangers(BUSY * capacities[-1].per_second))
+    capacity = pooled(capacities)
+    most = capacity.per_second
+    crowd = loads.clients(FLOOD * CLIENTS, _count(4 * FLOOD * most * seconds))  # with those that are refused
+    flood: list[Load] = []
+    beside: list[Load] = []
+    for _ in range(_ROUNDS):
+        flood.append(loads.strangers(FLOOD * most))
+        beside.append(loads.clients_beside((FLOOD - 1) * most, enough))
+    rate, shown = sustained(lambda rate: loads.strangers(rate, REPEATED), 2 * most, LIMIT_MS)
+    return _Measured(alone, cached, capacity, pooled(busy), crowd, pooled(flood), pooled(beside), shown, rate)
 
 
-def _beside(url: str, fresh: Iterator[str], rate: float, searches: int, seconds: float) -> Load:
-    """The capacity of a server whose machine also bears so many requests a second, for one that does nothing."""
-    elsewhere = _bodies(islice(fresh, _count(rate * (seconds + 1))))
-    with idle_server(_REFUSAL_BYTES) as idle, ThreadPoolExecutor(1) as other:
-        flood = other.submit(open_loop, idle, elsewhere, rate)
-        load = closed_loop(url, _bodies(islice(fresh, searches)), clients=CLIENTS, seconds=seconds)
-        _refuse_errors(flood.result())
-    return load
+@dataclass(frozen=True, slots=True)
+class _Loads:
+    """Loads on a server, of some seconds each. After each, what it left unfinished in the server is waited for."""
+
+    url: str
+    fresh: Iterator[str]
+    seconds: float
+    seed: int
+
+    def clients(self, clients: int, searches: int) -> Load:
+        """So many who wait for their answers, with at most so many searches."""
+        load = closed_loop(self.url, _bodies(islice(self.fresh, searches)), clients=clients, seconds=self.seconds)
+        self._settle()
+        return load
+
+    def clients_beside(self, rate: float, searches: int) -> Load:
+        """As many as measure the capacity, while the machine bears so many requests a second for an idle server."""
+        elsewhere = _bodies(islice(self.fresh, _count(rate * (self.seconds + 1))))
+        with idle_server(_REFUSAL_BYTES) as idle, ThreadPoolExecutor(1) as other:
+            flood = other.submit(open_loop, idle, elsewhere, rate)
+            load = self.clients(CLIENTS, searches)
+            _refuse_errors(flood.result())
+        return load
+
+    def strangers(self, rate: float, again: float = 0.0) -> Load:
+        """Searches that come at so many a second, a share of them asked before."""
+        queries = repeated(self.fresh, again, self.seed, _REMEMBERED)
+        load = open_loop(self.url, _bodies(islice(queries, _count(rate * self.seconds))), rate, self.seed)
+        self._settle()
+        return load
+
+    def _settle(self) -> None:
+        """A new search queues up behind all that is still there."""
+        (body,) = _bodies(islice(self.fresh, 1))
+        headers = {"Content-Type": "application/json"}
+        httpx.post(self.url, content=body, headers=headers, timeout=_SETTLE_S, trust_env=False)
 
 
 def _count(wanted: float) -> int:
     """How many requests a run has: enough to speak of a 95th percentile, not too many for memory and patience."""
     return int(min(max(wanted, _LEAST_REQUESTS), _MOST_REQUESTS))
-
-
-def _settle(url: str, fresh: Iterator[str]) -> None:
-    """Waits for what a run before left unfinished in the server: a new search queues up behind it."""
-    (body,) = _bodies(islice(fresh, 1))
-    httpx.post(url, content=body, headers={"Content-Type": "application/json"}, timeout=_SETTLE_S, trust_env=False)
 
 
 def _refuse_errors(load: Load) -> Load:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 
-from indexing.bench.load import Answer, Job, Load, _Generator, closed_loop, idle_server, open_loop, sustained
+from indexing.bench.load import Answer, Job, Load, _Generator, closed_loop, idle_server, open_loop, pooled, sustained
 
 STALL_S = 0.5
 RETRY_AFTER_MS = 200
@@ -135,6 +135,15 @@ def test_failed_requests_take_forever():
     assert load.percentile(50) == load.percentile(90) == 10
     assert load.percentile(91) == load.percentile(99) == math.inf
     assert load.errors == {"OVERLOADED": 10}
+
+
+def test_pooled_runs_count_by_their_answers_and_their_time():
+    """A rate is that of both together, and a percentile that of all answers."""
+    slow, quick = Load(_load([30.0] * 10).answers, 10.0, 0.4), Load(_load([10.0] * 30).answers, 2.0, 0.2)
+    both = pooled([slow, quick])
+    assert both.per_second == pytest.approx(40 / 12)
+    assert (both.percentile(75), both.percentile(76)) == (10, 30)
+    assert both.generator_ms == pytest.approx(0.25)
 
 
 def test_arrivals_are_poisson_and_repeatable():
