@@ -51,7 +51,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         description="CPU threads of the encoder. 0 takes one for each core that the process may use, container limits "
-        "included; for texts half of them, where the others are measured to hardly help.",
+        "included; for a few texts half of them, where the others are measured to hardly help.",
     )
     clip_max_batch: int = Field(
         0,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from PIL.Image import Image
@@ -20,6 +21,9 @@ from engine.errors import EncoderUnavailable, ModelUnavailable
 from engine.ports import ModelInfo, Pixels, Vectors
 from engine.preprocess import Preprocessing
 from engine.settings import Settings
+
+_MANY_TEXTS: Final = 4
+"""Texts in one pass that are worth all threads: so many have gathered because the encoder is what others wait for."""
 
 
 class OpenVinoEncoder:
@@ -39,14 +43,17 @@ class OpenVinoEncoder:
     ) -> None:
         """Compiles both towers. `threads` of 0 takes one for each core that this process may use.
 
-        `text_threads` of 0 takes as many for texts as for pictures.
+        `text_threads` of 0 takes as many for a few texts as for many, and for pictures.
         """
         threads = threads or usable_cores()
+        text_threads = text_threads or threads
         self._exported = exported
         self._tokenizer = tokenizer
         self._precision = dict(precision)
         self._max_batch = max_batch
-        self._text = compiled(exported, "text", precision["text"], text_threads or threads)
+        self._few_texts = self._many_texts = compiled(exported, "text", precision["text"], text_threads)
+        if text_threads != threads:
+            self._many_texts = compiled(exported, "text", precision["text"], threads)
         self._image = compiled(exported, "image", precision["image"], threads)
         self._text_lock = threading.Lock()
         self._image_lock = threading.Lock()
@@ -94,8 +101,9 @@ class OpenVinoEncoder:
         if not texts:
             return vectors
         for rows, tokens, ends in self._exported.text.batches(self._tokenizer(texts), self._max_batch):
+            encode = self._few_texts if len(rows) < _MANY_TEXTS else self._many_texts
             with self._text_lock:
-                vectors[rows] = self._text(np.ascontiguousarray(tokens), ends)
+                vectors[rows] = encode(np.ascontiguousarray(tokens), ends)
         return vectors
 
     def preprocess(self, image: Image) -> Pixels:

@@ -10,11 +10,12 @@ _TEXTS = (
     "a boat",
     "a photo of a red car at night",
     "two dogs that play on the beach while the sun goes down",
+    "sunset",
 )
 
 
 def warm_up(encoder: Encoder) -> None:
-    """Encodes texts of usual lengths and one picture, so that kernels are chosen and memory is there."""
+    """Encodes texts, alone and together, and one picture, so that kernels are chosen and memory is there."""
     for text in _TEXTS:
         encoder.encode_texts([text])
     encoder.encode_texts(_TEXTS)

@@ -274,4 +274,4 @@ def _towers(parts: dict[str, object]) -> list[object]:
     if "_model" in parts:
         model = parts["_model"]
         return [model, parts["_encode_text"], parts["_encode_image"], *vars(model)["_parameters"].values()]
-    return [parts["_text"], parts["_image"]]
+    return [parts["_few_texts"], parts["_many_texts"], parts["_image"]]

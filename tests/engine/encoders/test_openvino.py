@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import openvino as ov
 import pytest
 import torch
 
+from engine.encoders import openvino
 from engine.encoders.export import export
 from engine.encoders.exported import ExportedModel
 from engine.encoders.openclip import OpenClipEncoder
 from engine.encoders.openvino import OpenVinoEncoder, load_tokenizer
-from engine.encoders.precision import PRECISIONS, Precision, chosen, core, measure
+from engine.encoders.precision import PRECISIONS, Precision, Tower, chosen, compiled, core, measure
 from engine.errors import EncoderUnavailable
 from engine.ports import Encoder
 from engine.settings import Settings
@@ -138,6 +140,24 @@ def test_threads_agree(vit: ExportedModel):
         images = pool.map(lambda _: encoder.encode_images(pictures()), range(40))
         assert all(np.allclose(vectors, expected[number % 4], atol=1e-5) for number, vectors in enumerate(texts))
         assert all(np.allclose(vectors, seen, atol=1e-5) for vectors in images)
+
+
+def test_many_texts_get_all_threads(vit: ExportedModel, monkeypatch: pytest.MonkeyPatch):
+    """Three texts are encoded on the threads that are set aside for them, four on all, and to the same vectors."""
+    used: list[int] = []
+
+    def watched(exported: ExportedModel, tower: Tower, precision: Precision, threads: int) -> Callable[..., np.ndarray]:
+        encode = compiled(exported, tower, precision, threads)
+        return lambda *inputs: (used.append(threads), encode(*inputs))[1]
+
+    monkeypatch.setattr(openvino, "compiled", watched)
+    both: dict[Tower, Precision] = {"text": "fp32", "image": "fp32"}
+    encoder = OpenVinoEncoder(vit, load_tokenizer(vit), both, threads=2, text_threads=1)
+    texts = ["red", "a blue house", "two dogs", "sunset"]
+    few = encoder.encode_texts(texts[:3])
+    many = encoder.encode_texts(texts)
+    assert used == [1, 2]
+    assert np.allclose(few, many[:3], atol=1e-5)
 
 
 def test_chooses_by_measuring(vit: ExportedModel):
