@@ -84,7 +84,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How each tower is computed best here, and on how many threads that of texts."""
+    """How each tower is computed best here, and on how many threads a few texts are."""
 
     precision: Mapping[Tower, Precision]
     text_threads: int
@@ -148,7 +148,7 @@ def measure(exported: ExportedModel, tower: Tower, tokenizer: Tokenizer, threads
 
 
 def worthwhile_threads(single_ms: Mapping[int, float]) -> int:
-    """The number of threads that texts are worth, of two for which the time of one text is given.
+    """The number of threads that a few texts are worth, of two for which the time of one is given.
 
     Twice as many that are hardly faster leave nothing to the index and the server's loop, which run beside them.
     Measured with ViT-B-32 on two threads of one core: searches a second 1.04 times as many with one, at three quarters
