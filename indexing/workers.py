@@ -23,7 +23,7 @@ from typing import IO, Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from engine.encoders.cores import usable_cores
+from engine.cores import usable_cores
 from engine.errors import SightlineError
 from engine.ports import Pixels
 from engine.preprocess import Preprocessing

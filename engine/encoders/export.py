@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.encoders.exported import ExportedModel
-from engine.encoders.texts import ClipTokenizer
-from engine.encoders.towers import ImageGraph, TextGraph, text_tower
+from engine.encoders.texts import ClipTokenizer, packed
+from engine.encoders.towers import CausalTower, ImageGraph, PackedTextGraph, TextGraph, text_tower
 from engine.errors import ModelUnavailable
 from engine.models import LoadedModel
 
-_QUANTIZED_FROM: Final = 4096
-"""Numbers in a matrix from which 8 bits save anything worth their error."""
+_QUANTIZED_FROM: Final = {"MatMul": 4096, "Gather": 1_000_000}
+"""Numbers in a matrix from which 8 bits save anything worth their error: positions, looked up in a few, do not."""
 
 
 def export(loaded: LoadedModel, folder: Path) -> ExportedModel:
@@ -62,22 +62,17 @@ def export(loaded: LoadedModel, folder: Path) -> ExportedModel:
 
 
 def _write(loaded: LoadedModel, folder: Path) -> None:
-    tower = text_tower(loaded.model)
     exported = ExportedModel(
-        folder, loaded.info, loaded.preprocessing, tower, loaded.weights, asdict(loaded.preprocess)
+        folder,
+        loaded.info,
+        loaded.preprocessing,
+        text_tower(loaded.model),
+        loaded.weights,
+        asdict(loaded.preprocess),
     )
-    text = _UnitTextGraph(loaded.model)
-    # Two texts of a length and an end that no part of the model has, so that tracing takes none of them for fixed.
-    length = 5 if tower.cut else loaded.info.context_length
-    tokens = torch.ones(2, length, dtype=torch.int64)
-    ends = torch.tensor([2, length - 1])
-    _save(
-        _traced(text, (tokens, ends), [ov.PartialShape([-1, -1 if tower.cut else length]), ov.PartialShape([-1])]),
-        exported,
-        "text",
-    )
+    _save(_traced_text(loaded), exported, "text")
     height, width = loaded.preprocessing.size
-    picture = _UnitImageGraph(loaded.model, loaded.preprocessing)
+    picture = _Unit(ImageGraph(loaded.model, loaded.preprocessing))
     pixels = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     _save(_traced(picture, (pixels,), [ov.PartialShape([-1, height, width, 3])]), exported, "image")
     if isinstance(loaded.tokenizer, ClipTokenizer):
@@ -85,18 +80,28 @@ def _write(loaded: LoadedModel, folder: Path) -> None:
     exported.write_description()
 
 
-class _UnitTextGraph(TextGraph):
-    """The text tower with unit vectors."""
+class _Unit(nn.Module):
+    """A tower with unit vectors."""
 
-    def forward(self, tokens: Tensor, ends: Tensor) -> Tensor:
-        return functional.normalize(super().forward(tokens, ends), dim=-1)
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self._tower = tower
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return functional.normalize(self._tower(*inputs), dim=-1)
 
 
-class _UnitImageGraph(ImageGraph):
-    """The image tower with unit vectors."""
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return functional.normalize(super().forward(pixels), dim=-1)
+def _traced_text(loaded: LoadedModel) -> ov.Model:
+    """The text tower. The texts that it is shown have lengths that no part of a model has, so that none is fixed."""
+    causal = CausalTower.of(loaded.model)
+    if causal is not None:
+        texts = packed(np.ones((2, 7), dtype=np.int64), np.array([4, 6]))
+        example = tuple(torch.from_numpy(part) for part in texts)
+        return _traced(_Unit(PackedTextGraph(causal)), example, [ov.PartialShape([-1])] * len(example))
+    length = loaded.info.context_length
+    tokens, ends = torch.ones(2, length, dtype=torch.int64), torch.tensor([2, length - 1])
+    shapes = [ov.PartialShape([-1, length]), ov.PartialShape([-1])]
+    return _traced(_Unit(TextGraph(loaded.model)), (tokens, ends), shapes)
 
 
 def _traced(module: nn.Module, example: tuple[Tensor, ...], shapes: Sequence[ov.PartialShape]) -> ov.Model:
@@ -129,7 +134,7 @@ def _quantize_weights(model: ov.Model) -> None:
     """
     for node in list(model.get_ordered_ops()):
         kind = node.get_type_name()
-        if kind not in ("MatMul", "Gather"):
+        if kind not in _QUANTIZED_FROM:
             continue
         at = 1 if kind == "MatMul" else 0
         source = node.input(at).get_source_output()
@@ -137,7 +142,7 @@ def _quantize_weights(model: ov.Model) -> None:
         if constant.get_type_name() != "Constant" or constant.get_element_type() != ov.Type.f32:
             continue
         weights = constant.get_data()
-        if weights.ndim != 2 or weights.size < _QUANTIZED_FROM:  # noqa: PLR2004 - a matrix
+        if weights.ndim != 2 or weights.size < _QUANTIZED_FROM[kind]:  # noqa: PLR2004 - a matrix
             continue
         output = 1 if kind == "MatMul" and not node.get_attributes()["transpose_b"] else 0
         scale = np.abs(weights).max(axis=1 - output, keepdims=True) / 127

@@ -2,7 +2,7 @@
 
     FOLDER/model.json       which model, which weights, how pictures and texts are prepared
     FOLDER/tokenizer.json   its tokenizer, if that is CLIP's own
-    FOLDER/text.xml, .bin   the text tower: tokens (n, l) and their ends (n,) to unit vectors (n, d); weights in float16
+    FOLDER/text.xml, .bin   the text tower: what `TextTower.passes` makes to unit vectors (n, d); weights in float16
     FOLDER/image.xml, .bin  the image tower: pixels (n, h, w, 3), bytes, to unit vectors (n, d); weights in float16
     FOLDER/*-int8.xml, .bin the same with weights of 8 bits, a scale for each row
     FOLDER/choice.json      which precision and threads were measured to be best, for each processor seen
@@ -29,7 +29,7 @@ from engine.ports import ModelInfo
 from engine.preprocess import Preprocessing
 from engine.settings import Settings
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Raised when the files change their form or the graphs their inputs; older folders are made anew."""
 
 SHIPPED: Final = Path(sys.prefix) / "share" / "sightline" / "models"

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from PIL.Image import Image
 
-from engine.encoders.cores import usable_cores
+from engine.cores import usable_cores
 from engine.encoders.exported import ExportedModel
 from engine.encoders.precision import PRECISIONS, Precision, Tower, chosen, compiled
 from engine.encoders.texts import ClipTokenizer, Tokenizer
@@ -52,7 +52,7 @@ class OpenVinoEncoder:
         self._precision = dict(precision)
         self._max_batch = max_batch
         self._few_texts = self._many_texts = compiled(exported, "text", precision["text"], text_threads)
-        if text_threads != threads:
+        if text_threads != threads and max_batch >= _MANY_TEXTS:
             self._many_texts = compiled(exported, "text", precision["text"], threads)
         self._image = compiled(exported, "image", precision["image"], threads)
         self._text_lock = threading.Lock()
@@ -96,14 +96,14 @@ class OpenVinoEncoder:
         return self._exported.preprocessing
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Embeddings of texts, (n, d). Any number: they are sorted by length and encoded `max_batch` at a time."""
+        """Embeddings of texts, (n, d). Any number: `max_batch` are encoded at a time, or fewer if they are long."""
         vectors = np.empty((len(texts), self.model.dimension), dtype=np.float32)
         if not texts:
             return vectors
-        for rows, tokens, ends in self._exported.text.batches(self._tokenizer(texts), self._max_batch):
+        for rows, inputs in self._exported.text.passes(self._tokenizer(texts), self._max_batch):
             encode = self._few_texts if len(rows) < _MANY_TEXTS else self._many_texts
             with self._text_lock:
-                vectors[rows] = encode(np.ascontiguousarray(tokens), ends)
+                vectors[rows] = encode(*inputs)
         return vectors
 
     def preprocess(self, image: Image) -> Pixels:

@@ -111,8 +111,9 @@ class Pass:
         self._inputs = len(model.inputs)
 
     def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
-        """Unit vectors (n, d) of tokens and ends, or of pixels."""
-        result = self._request.infer(inputs[: self._inputs], share_inputs=True)[0]
+        """Unit vectors (n, d) of texts as `TextTower.passes` has them, or of pixels."""
+        contiguous = [np.ascontiguousarray(part) for part in inputs[: self._inputs]]
+        result = self._request.infer(contiguous, share_inputs=True)[0]
         vectors: NDArray[np.float32] = np.array(result, dtype=np.float32)  # the memory is the request's
         return vectors
 
@@ -128,19 +129,16 @@ def choose(measured: Sequence[Measured]) -> Precision:
 
 def measure(exported: ExportedModel, tower: Tower, tokenizer: Tokenizer, threads: int) -> list[Measured]:
     """Every precision that the processor has instructions for, most exact first."""
-    single, batch = _texts(exported, tokenizer) if tower == "text" else _pictures(exported)
+    singles, batch = _texts(exported, tokenizer) if tower == "text" else _pictures(exported)
     runs = {precision: compiled(exported, tower, precision, threads) for precision in _worth_trying()}
-    vectors = {
-        precision: np.concatenate([run(*(part[None, at] for part in batch)) for at in range(len(batch[0]))])
-        for precision, run in runs.items()
-    }
-    single_ms, batch_ms = _milliseconds(runs, single), _milliseconds(runs, batch)
+    vectors = {precision: np.concatenate([run(*single) for single in singles]) for precision, run in runs.items()}
+    single_ms, batch_ms = _milliseconds(runs, singles[0]), _milliseconds(runs, batch)
     exact = vectors["fp32"]
     return [
         Measured(
             precision,
             single_ms[precision],
-            batch_ms[precision] / len(batch[0]),
+            batch_ms[precision] / len(singles),
             float((vectors[precision] * exact).sum(axis=1).min()),
         )
         for precision in runs
@@ -187,7 +185,7 @@ def _text_threads(exported: ExportedModel, precision: Precision, tokenizer: Toke
     if threads == 1:
         return 1
     runs = {number: compiled(exported, "text", precision, number) for number in (threads // 2, threads)}
-    single, _ = _texts(exported, tokenizer)
+    (single, *_), _ = _texts(exported, tokenizer)
     return worthwhile_threads(_milliseconds(runs, single))
 
 
@@ -215,20 +213,26 @@ def _milliseconds(runs: Mapping[Way, Pass], inputs: Sequence[NDArray[Any]]) -> d
     return {way: min(times) for way, times in took.items()}
 
 
-def _texts(exported: ExportedModel, tokenizer: Tokenizer) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
-    ((_, tokens, ends),) = exported.text.batches(tokenizer(_SENTENCES), len(_SENTENCES))
-    ((_, one, end),) = exported.text.batches(tokenizer(_SENTENCES[:1]), 1)
-    return [one, end], [tokens, ends]
+Inputs = tuple[NDArray[Any], ...]
 
 
-def _pictures(exported: ExportedModel) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+def _texts(exported: ExportedModel, tokenizer: Tokenizer) -> tuple[list[Inputs], Inputs]:
+    """Sentences, what a pass is given of each alone and of all."""
+    together, *singles = (
+        next(exported.text.passes(tokenizer(texts), len(texts)))[1]
+        for texts in (_SENTENCES, *((one,) for one in _SENTENCES))
+    )
+    return singles, together
+
+
+def _pictures(exported: ExportedModel) -> tuple[list[Inputs], Inputs]:
     """Two pictures of soft coloured shapes; noise would say little about how pictures are seen."""
     height, width = exported.preprocessing.size
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     waves = [np.sin(9 * x + 4 * y + phase) * np.cos(7 * y - 3 * x * phase) for phase in range(6)]
     pixels = np.stack(waves, axis=-1).reshape(height, width, 2, 3).transpose(2, 0, 1, 3)
     pictures = np.ascontiguousarray((127.5 + 127 * pixels).astype(np.uint8))
-    return [pictures[:1]], [pictures]
+    return [(pictures[:1],), (pictures[1:],)], (pictures,)
 
 
 def _remembered(memory: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Texts as a model wants them: numbers of tokens, without PyTorch, and the order in which they are cheap to encode.
 
-A pass costs as much as its longest text. So texts of alike length go together, and in a causal tower, which pools the
-state of the end token and can't see what follows it, the padding behind the longest is cut off.
+In a causal tower, which pools the state of the end token and can't see what follows it, a text needs no padding. So
+texts of alike length go together and are cut behind the longest, or they are packed: laid end to end as one sequence.
 """
 
 from __future__ import annotations
@@ -25,6 +25,13 @@ from tokenizers.models import BPE
 
 Tokens = NDArray[np.int64]
 """Numbers of tokens: (n, context_length), zeros behind the end."""
+
+_PACKED: Final = 128
+"""Tokens in one packed pass, unless one text is longer: beyond, who may see whom costs more than company saves."""
+
+_ROUND: Final = 2
+"""Packed passes have a multiple of so many tokens: each change of shape costs 1 ms, more than one token and less than
+three. One query with ViT-H-14: 31.2 ms with a multiple of 1, 29.6 of 2, 31.8 of 4; with ViT-B-32 hardly different."""
 
 _LONGEST_TOKEN: Final = 32  # characters in the longest token of CLIP's vocabulary
 _REMEMBERED_WORDS: Final = 100_000  # words whose tokens are remembered, about 20 MB
@@ -65,6 +72,48 @@ class TextTower:
         for start in range(0, len(tokens), max_batch):
             rows = by_length[start : start + max_batch]
             yield rows, tokens[rows, : int(ends[rows[-1]]) + 1], ends[rows]
+
+    def passes(
+        self, tokens: Tokens, max_batch: int
+    ) -> Iterator[tuple[NDArray[np.intp], tuple[NDArray[np.int64], ...]]]:
+        """Passes of an exported tower: which texts, at most `max_batch`, and what its graph is given of them.
+
+        That is `packed` where texts may be cut; elsewhere their tokens (n, l) and where they end (n,).
+        """
+        if not self.cut:
+            for rows, part, at in self.batches(tokens, max_batch):
+                yield rows, (part, at)
+            return
+        ends = self.ends(tokens)
+        sizes = np.cumsum(ends + 1)
+        first = 0
+        while first < len(tokens):
+            before = sizes[first - 1] if first else 0
+            fit = int(np.searchsorted(sizes, before + _PACKED, side="right"))
+            after = min(max(fit, first + 1), first + max_batch)
+            yield np.arange(first, after), packed(tokens[first:after], ends[first:after])
+            first = after
+
+
+def packed(tokens: Tokens, ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+    """Texts of a causal tower laid end to end: tokens, positions and numbers of texts (t,), and where each ends (n,).
+
+    Nobody sees another text. What stands before a token makes its state, so the start that all texts have in common is
+    the same in each: it is there once, as text 0, which all see. Those after the last text are filled up, as text -1.
+    """
+    common = bool((tokens[:, 0] == tokens[0, 0]).all() and ends.all())
+    wanted = np.arange(tokens.shape[1]) <= ends[:, None]
+    wanted[1:, 0] &= not common
+    texts, positions = np.nonzero(wanted)
+    numbers = texts + 1
+    numbers[0] *= not common
+    room = (0, -len(texts) % _ROUND)
+    return (
+        np.pad(tokens[texts, positions], room),
+        np.pad(positions, room),
+        np.pad(numbers, room, constant_values=-1),
+        np.cumsum(wanted.sum(axis=1)) - 1,
+    )
 
 
 class ClipTokenizer:

@@ -26,7 +26,7 @@ from engine.indexes import wire
 from engine.indexes.shard import Shard
 from engine.settings import Settings
 
-_RECEIVE: Final = 1 << 20
+_RECEIVE: Final = 1 << 16  # larger ones come from the system and go back to it, which clears a huge page each time
 _TOGETHER: Final = 4  # searches in one call of Edge: saves a tenth of the work, and more would only wait longer
 
 

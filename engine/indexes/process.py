@@ -32,7 +32,7 @@ from engine.indexes.exact import unit_query, unit_vector
 from engine.ports import Filter, Hit, IndexInfo, Point, VectorQuery
 from engine.settings import Settings
 
-_RECEIVE: Final = 1 << 18
+_RECEIVE: Final = 1 << 16
 _TUNABLES: Final = "GLIBC_TUNABLES"
 _HUGE_PAGES: Final = "glibc.malloc.hugetlb"
 _CLOSE_S: Final = 5.0  # that a child has to finish what it is doing; what it had answered before is safe on disk

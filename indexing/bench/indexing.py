@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from engine.encoders.cores import usable_cores
+from engine.cores import usable_cores
 from engine.errors import SourceError
 from engine.indexes.edge import EdgeIndex
 from engine.ports import Encoder, Point, Vectors

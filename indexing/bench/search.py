@@ -374,6 +374,7 @@ def _notes(measured: _Measured, floor: Load) -> list[str]:
         "Latencies at the capacity and beyond are of those requests that were not refused at once.",
         f"{FLOOD} times as many clients, who wait as they are told, are answered {crowd:.2f} of the capacity.",
         f"Strangers who come {FLOOD} times as fast as they can be answered are answered {flood:.2f} of it.",
+        f"Capacity and {BUSY:.0%} of it, the flood and what is done beside one are run in turns, {_ROUNDS} times each.",
         "Latencies of open loops count from the moment a request was due, however late the generator sent it.",
         "server and graphql: as Server-Timing says. generator: the load's own processor time a request.",
         "recall@10: against the index's own comparison with all vectors in full precision.",

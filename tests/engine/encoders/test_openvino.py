@@ -94,6 +94,15 @@ def test_many_texts(vit: ExportedModel):
     assert np.allclose(encoder_of(vit, max_batch=4).encode_texts(texts), encoder_of(vit).encode_texts(texts), atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_company_changes_nothing(vit: ExportedModel, precision: Precision):
+    """A text has the same vector alone and among others, to the last bit: a wrong one may turn a byte round."""
+    encoder = encoder_of(vit, precision)
+    texts = [f"{text} {number}" for number in range(10) for text in TEXTS]
+    same = (encoder.encode_texts(texts) == [encoder.encode_texts([text])[0] for text in texts]).all(axis=1)
+    assert same.mean() > 0.9  # a processor's kernels for few and many rows may differ
+
+
 def test_signals_survive_encoders_that_were_let_go(vit: ExportedModel):
     """In whatever order they go: OpenVINO's cores take a stack for signals with them that may still be in use."""
     precision = {"text": "fp32", "image": "fp32"}

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from engine.encoders.cores import usable_cores
 from engine.encoders.precision import Measured, Precision, choose, worthwhile_threads
 
 
@@ -35,20 +32,3 @@ def test_choice(figures: list[Measured], best: Precision):
 def test_threads_that_hardly_help_are_left_to_others(times_ms: dict[int, float], threads: int):
     """Where twice the threads make a text less than a quarter faster, half of them are taken."""
     assert worthwhile_threads(times_ms) == threads
-
-
-@pytest.mark.parametrize(("text", "cores"), [("150000 100000", 2), ("50000 100000", 1), ("100000 100000", 1)])
-def test_container_limits_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, cores: int):
-    """A container that may use one and a half of 64 processors gets two threads, not 64."""
-    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(64)))
-    (tmp_path / "cpu.max").write_text(text)
-    assert usable_cores(tmp_path / "cpu.max") == cores
-
-
-@pytest.mark.parametrize("text", ["max 100000", "", None])
-def test_without_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None):
-    """Without a limit the processors of this process count."""
-    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(3)))
-    if text is not None:
-        (tmp_path / "cpu.max").write_text(text)
-    assert usable_cores(tmp_path / "cpu.max") == 3

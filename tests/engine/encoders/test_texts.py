@@ -11,7 +11,7 @@ import open_clip
 import pytest
 
 from engine.encoders import texts
-from engine.encoders.texts import ClipTokenizer, LockedTokenizer, TextTower
+from engine.encoders.texts import ClipTokenizer, LockedTokenizer, TextTower, packed
 from engine.models import tokenizer_of
 from tests.support.models import TEXTS
 
@@ -128,3 +128,46 @@ def test_batches_keep_padding():
     """A tower that may not be cut gets whole rows."""
     _, ours = tokenizers()
     assert [part.shape for _, part, _ in TextTower(cut=False).batches(ours(["a", "b"]), 8)] == [(2, 28)]
+
+
+def test_packed_texts_share_their_start():
+    """Texts lie end to end behind one start, text 0; what fills them up to an even number belongs to none."""
+    tokens = np.array([[7, 1, 9, 0, 0], [7, 2, 3, 4, 9]])
+    laid, positions, texts, ends = packed(tokens, np.array([2, 4]))
+    assert laid.tolist() == [7, 1, 9, 2, 3, 4, 9, 0]
+    assert positions.tolist() == [0, 1, 2, 1, 2, 3, 4, 0]
+    assert texts.tolist() == [0, 1, 1, 2, 2, 2, 2, -1]
+    assert ends.tolist() == [2, 6]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "ends", "laid"),
+    [
+        ([[7, 9, 0], [8, 1, 9]], [1, 2], [7, 9, 8, 1, 9, 0]),
+        ([[9, 0, 0], [9, 1, 9]], [0, 2], [9, 9, 1, 9]),
+    ],
+    ids=["another start", "nothing but the end"],
+)
+def test_packed_texts_without_a_common_start(tokens: list[list[int]], ends: list[int], laid: list[int]):
+    """Where the start differs, or is the end, each text keeps its own, and none is text 0."""
+    found, _, texts, where = packed(np.array(tokens), np.array(ends))
+    assert found.tolist() == laid
+    assert 0 not in texts
+    assert found[where].tolist() == [9, 9]
+
+
+def test_passes_are_filled():
+    """Texts keep their order; a pass takes as many as fit 128 tokens and are allowed, and a longer text goes alone."""
+    tokens = np.zeros((7, 200), dtype=np.int64)
+    for row, length in zip(tokens, [60, 60, 60, 199, 5, 5, 5], strict=True):
+        row[:length] = 1
+        row[length] = 9
+    passes = list(TextTower(cut=True).passes(tokens, 2))
+    assert [rows.tolist() for rows, _ in passes] == [[0, 1], [2], [3], [4, 5], [6]]
+    assert [len(inputs[0]) for _, inputs in passes] == [122, 62, 200, 12, 6]
+
+
+def test_passes_keep_padding():
+    """A tower that may not be cut gets whole rows."""
+    _, ours = tokenizers()
+    assert [inputs[0].shape for _, inputs in TextTower(cut=False).passes(ours(["a", "b"]), 8)] == [(2, 28)]

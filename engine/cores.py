@@ -1,4 +1,4 @@
-"""How many processors a model may keep busy: in a container, that is not how many the machine has."""
+"""How many processors this process may keep busy: in a container, that is not how many the machine has."""
 
 from __future__ import annotations
 
