@@ -72,6 +72,7 @@ _FAULTS: Final = (
 )
 for _fault in _FAULTS:  # counted from 0: Prometheus does not see the step to a counter's first value
     metrics.search_errors.labels(code=_fault.code)
+_OVERLOADED: Final = metrics.search_errors.labels(code=Overloaded.code)  # looked up once: in a flood there are many
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +177,12 @@ class Searcher:
                 return None
             if any(stored is not None for stored in await self._cache.get_many(keys)) or not self.busy:
                 return None
-        error = self._admission.refusal(len(requests))
-        metrics.search_errors.labels(code=error.code).inc(len(requests))
-        return error
+        return self.refuse(len(requests))
+
+    def refuse(self, searches: int) -> Overloaded:
+        """What a caller is told whose searches are not made, because there are too many; they count as refused."""
+        _OVERLOADED.inc(searches)
+        return self._admission.refusal(searches)
 
     async def image(self, index: str | None, id: str) -> Point:
         """One image, without its vector. Raises `ImageNotFound`."""

@@ -20,7 +20,7 @@ import orjson
 from graphql import GraphQLError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from strawberry import Schema
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.types.execution import ExecutionResult, PreExecutionError
@@ -31,16 +31,14 @@ from engine.settings import Settings
 from graphql_api import errors, graphiql
 from graphql_api.context import Context
 from graphql_api.limits import Documents
+from graphql_api.media_types import GRAPHQL, HTML, JSON, preferred
+from graphql_api.shedding import Shedder
 from observability import metrics
 
-JSON: Final = "application/json"
-GRAPHQL: Final = "application/graphql-response+json"
-HTML: Final = "text/html"
 MAX_RUNNING: Final = 1024
 """Operations that are executed at once: bounds their memory. How many searches the machine bears, `Admission` knows."""
 
 _RETRY_AFTER_S: Final = 1
-_NAMED: Final = 3
 _ALLOWED: Final = {
     "GET": frozenset({OperationType.QUERY}),
     "POST": frozenset({OperationType.QUERY, OperationType.MUTATION}),
@@ -77,11 +75,19 @@ class GraphQLEndpoint:
         self._settings = settings
         self._documents = documents
         self._new_context = new_context
+        self._shedder = Shedder(documents)
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one HTTP request; never raises because of what the client sent."""
         context = self._new_context()
+        busy = context.services.busy_searcher
+        if busy is not None and self._shedder.flooded and scope["method"] == "POST":
+            message = await self._first(receive)
+            if message is not None and (refusal := self._shedder.refusal(busy, scope["headers"], message)):
+                await _send(*refusal, context, send)
+                return
+            receive = _again(message, receive)
         try:
             response = await self._respond(Request(scope, receive), context)
         except ClientDisconnect:
@@ -115,12 +121,21 @@ class GraphQLEndpoint:
 
     # ------------------------------------------------------------ reading
 
+    async def _first(self, receive: Receive) -> Message | None:
+        """The request's first message; None if it does not come in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.api_request_timeout_s):
+                return await receive()
+        return None
+
     async def _read(self, request: Request) -> Operation:
         if request.method == "GET":
             return _operation(_get_parameters(request.query_params))
         if request.method == "POST":
             _require_json(request)
-            return _operation(_decode(await self._body(request), "The request's body"))
+            body = await self._body(request)
+            self._shedder.saw(body)
+            return _operation(_decode(body, "The request's body"))
         raise Refused(405, "Send GraphQL by POST, or queries by GET.", Allow="GET, POST")
 
     async def _body(self, request: Request) -> bytes:
@@ -163,6 +178,7 @@ class GraphQLEndpoint:
             return None
         busy = context.services.busy_searcher
         if busy is not None and (refusal := await busy.refusal(requests)) is not None:
+            self._shedder.refused()
             return outline.refused(refusal)
         plans = outline.plans()
         if plans is None:
@@ -233,42 +249,10 @@ def _is_request_error(result: ExecutionResult) -> bool:
 
 def _negotiate(request: Request) -> str:
     """The media type to answer with; `text/html` means that a browser wants the explorer."""
-    header = request.headers.get("accept", "").strip()
-    if header in {"", "*/*", JSON}:
-        return JSON
-    offers = (JSON, GRAPHQL, HTML) if request.method == "GET" else (JSON, GRAPHQL)
-
-    def preference(offer: str) -> tuple[float, int, bool]:
-        weight, precision = _quality(header, offer)
-        return weight, precision, offer == (GRAPHQL if precision == _NAMED else JSON)
-
-    preferred = max(offers, key=preference)
-    if preference(preferred)[0] == 0:
+    media_type = preferred(request.headers.get("accept", ""), request.method)
+    if media_type is None:
         raise Refused(406, f"Accept '{GRAPHQL}' or '{JSON}'.", "NOT_ACCEPTABLE")
-    return preferred
-
-
-def _quality(header: str, offer: str) -> tuple[float, int]:
-    """The weight that an Accept header gives to a media type, and how precisely it names it; (0, 0) for not at all."""
-    family = offer.partition("/")[0]
-    best = (0.0, 0)
-    for item in header.split(","):
-        name, *parameters = (part.strip().lower() for part in item.split(";"))
-        precision = {offer: _NAMED, f"{family}/*": 2, "*/*": 1}.get(name, 0)
-        if precision > best[1]:
-            best = (_weight(parameters), precision)
-    return best if best[0] > 0 else (0.0, 0)
-
-
-def _weight(parameters: list[str]) -> float:
-    for parameter in parameters:
-        key, _, value = parameter.partition("=")
-        if key.strip() == "q":
-            try:
-                return min(max(float(value), 0.0), 1.0)
-            except ValueError:
-                return 0.0
-    return 1.0
+    return media_type
 
 
 def _require_json(request: Request) -> None:
@@ -318,6 +302,34 @@ def _operation(parameters: Any) -> Operation:
         if not isinstance(parameters.get(key), dict | None):
             raise Refused(400, f"'{key}' must be an object or null.")
     return Operation(query, parameters.get("variables"), name or None)
+
+
+def _again(message: Message | None, receive: Receive) -> Receive:
+    """Gives a message that was received already, and then what follows; None is one that did not come in time."""
+    waiting = [message]
+
+    async def again() -> Message:
+        if not waiting:
+            return await receive()
+        first = waiting.pop()
+        if first is None:
+            raise TimeoutError
+        return first
+
+    return again
+
+
+async def _send(media_type: str, body: bytes, context: Context, send: Send) -> None:
+    """Sends an answer with the headers that every answer has, as `_encode` makes them."""
+    headers = [
+        (b"content-type", f"{media_type}; charset=utf-8".encode()),
+        (b"content-length", str(len(body)).encode()),
+        (b"vary", b"Accept"),
+        (b"cache-control", b"no-store"),
+        (b"server-timing", context.server_timing().encode()),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _encode(body: dict[str, Any], status: int, media_type: str, headers: Mapping[str, str] | None = None) -> Response:

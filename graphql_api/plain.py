@@ -121,6 +121,11 @@ class Outline:
         ]
         return cls(operation, searches, required, defaults)
 
+    @property
+    def count(self) -> int:
+        """How many searches there are."""
+        return len(self._searches)
+
     def requests(self, variables: Mapping[str, Any], index: str) -> list[SearchRequest] | None:
         """What is searched for, in `index` where none is named; None if a variable has a value that does not fit."""
         if any(variables.get(name) is None for name in self._required):
