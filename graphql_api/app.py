@@ -27,6 +27,7 @@ from graphql_api.media import Media, internal_problem, problem
 from graphql_api.probes import Probes
 from graphql_api.schema import create_schema
 from graphql_api.services import Services
+from graphql_api.shedding import Shedder
 
 STATIC: Final = Path(__file__).parent / "static"
 
@@ -53,17 +54,19 @@ def create_app(
     services = services or Services(settings, load, caches)
 
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
         services.start()
         try:
-            yield
+            yield {"shedder": shedder}
         finally:
             services.draining = True
             await services.close()
 
     media, probes = Media(services), Probes(services)
     documents = Documents(settings)
-    endpoint = GraphQLEndpoint(create_schema(settings, documents), settings, documents, lambda: Context(services))
+    shedder = Shedder(services, documents)
+    schema = create_schema(settings, documents)
+    endpoint = GraphQLEndpoint(schema, settings, documents, shedder, lambda: Context(services))
     app = Application(
         endpoint,
         routes=[

@@ -20,7 +20,7 @@ import orjson
 from graphql import GraphQLError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 from strawberry import Schema
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.types.execution import ExecutionResult, PreExecutionError
@@ -68,26 +68,24 @@ class GraphQLEndpoint:
     """An ASGI application that executes operations of a schema, each with a context of its own."""
 
     def __init__(
-        self, schema: Schema, settings: Settings, documents: Documents, new_context: Callable[[], Context]
+        self,
+        schema: Schema,
+        settings: Settings,
+        documents: Documents,
+        shedder: Shedder,
+        new_context: Callable[[], Context],
     ) -> None:
-        """`documents` remembers what the schema has read."""
+        """`documents` remembers what the schema has read; `shedder` is told what was asked for and what was refused."""
         self._schema = schema
         self._settings = settings
         self._documents = documents
         self._new_context = new_context
-        self._shedder = Shedder(documents)
+        self._shedder = shedder
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one HTTP request; never raises because of what the client sent."""
         context = self._new_context()
-        busy = context.services.busy_searcher
-        if busy is not None and self._shedder.flooded and scope["method"] == "POST":
-            message = await self._first(receive)
-            if message is not None and (refusal := self._shedder.refusal(busy, scope["headers"], message)):
-                await _send(*refusal, context, send)
-                return
-            receive = _again(message, receive)
         try:
             response = await self._respond(Request(scope, receive), context)
         except ClientDisconnect:
@@ -107,26 +105,19 @@ class GraphQLEndpoint:
                 return await self._perform(operation, request.method, context, media_type)
         except Refused as refused:
             body = {"errors": [{"message": str(refused), "extensions": refused.extensions}]}
-            return _encode(body, refused.status, media_type, refused.headers)
+            return encode(body, refused.status, media_type, refused.headers)
         except TimeoutError:
             message = (
                 f"The request took longer than {self._settings.api_request_timeout_s:g} s and was given up. "
                 "Ask for less, or try again later."
             )
-            return _encode({"errors": [{"message": message, "extensions": {"code": errors.TIMEOUT}}]}, 503, media_type)
+            return encode({"errors": [{"message": message, "extensions": {"code": errors.TIMEOUT}}]}, 503, media_type)
         except ClientDisconnect:
             raise
         except Exception as fault:  # noqa: BLE001 - the last line: a client gets an id, never a traceback
-            return _encode({"errors": [errors.masked(fault)]}, 500, media_type)
+            return encode({"errors": [errors.masked(fault)]}, 500, media_type)
 
     # ------------------------------------------------------------ reading
-
-    async def _first(self, receive: Receive) -> Message | None:
-        """The request's first message; None if it does not come in time."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.api_request_timeout_s):
-                return await receive()
-        return None
 
     async def _read(self, request: Request) -> Operation:
         if request.method == "GET":
@@ -158,7 +149,7 @@ class GraphQLEndpoint:
             body = await self._plain(operation, context)
             if body is not None:
                 outcome = "error" if "errors" in body else "ok"
-                return _encode(body, 200, media_type)
+                return encode(body, 200, media_type)
             result = await self._execute(operation, method, context)
             outcome = "error" if result.errors else "ok"
             return self._answer(result, media_type)
@@ -224,9 +215,9 @@ class GraphQLEndpoint:
         if result.errors:
             body["errors"] = [errors.present(error) for error in result.errors]
         if _is_request_error(result):
-            return _encode(body, 400 if media_type == GRAPHQL else 200, media_type)
+            return encode(body, 400 if media_type == GRAPHQL else 200, media_type)
         body["data"] = result.data
-        return _encode(body, 200, media_type)
+        return encode(body, 200, media_type)
 
 
 def _overloaded() -> Refused:
@@ -304,35 +295,8 @@ def _operation(parameters: Any) -> Operation:
     return Operation(query, parameters.get("variables"), name or None)
 
 
-def _again(message: Message | None, receive: Receive) -> Receive:
-    """Gives a message that was received already, and then what follows; None is one that did not come in time."""
-    waiting = [message]
-
-    async def again() -> Message:
-        if not waiting:
-            return await receive()
-        first = waiting.pop()
-        if first is None:
-            raise TimeoutError
-        return first
-
-    return again
-
-
-async def _send(media_type: str, body: bytes, context: Context, send: Send) -> None:
-    """Sends an answer with the headers that every answer has, as `_encode` makes them."""
-    headers = [
-        (b"content-type", f"{media_type}; charset=utf-8".encode()),
-        (b"content-length", str(len(body)).encode()),
-        (b"vary", b"Accept"),
-        (b"cache-control", b"no-store"),
-        (b"server-timing", context.server_timing().encode()),
-    ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _encode(body: dict[str, Any], status: int, media_type: str, headers: Mapping[str, str] | None = None) -> Response:
+def encode(body: dict[str, Any], status: int, media_type: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer of that body, with the headers that every one has."""
     try:
         content = orjson.dumps(body)
     except TypeError:  # metadata of a picture may hold integers beyond 64 bits, which orjson refuses

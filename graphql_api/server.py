@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from engine.ports import Encoder
 from engine.settings import Settings
 from graphql_api.app import create_app
+from graphql_api.protocol import SheddingProtocol
 from graphql_api.services import Services
 from observability import logs
 
@@ -89,7 +90,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 running,
                 loop="uvloop" if sys.platform != "win32" else "asyncio",
-                http="httptools",
+                http=SheddingProtocol,
                 lifespan="on",
                 log_level="warning",
                 access_log=False,

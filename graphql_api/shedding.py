@@ -3,8 +3,8 @@
 A refusal takes its time from the searches that were let in, and in a flood there are several for each of those: looked
 at closely (routed, planned, sought in the caches) they took half of what a server with a small model can do. So while
 the machine has all it bears and refuses many, who asks in words that nobody has used here lately is refused unlooked
-at. Whoever used them before may have his answer remembered, and who comes back as he was told may have made a mistake:
-both are let in, and refused there if that is how it is.
+at, before the request reaches the application (`protocol.py`). Whoever used them before may have his answer remembered,
+and who comes back as he was told may have made a mistake: both are let in, and refused there if that is how it is.
 """
 
 from __future__ import annotations
@@ -16,30 +16,37 @@ from typing import Final
 
 import orjson
 from prometheus_client import Histogram
-from starlette.types import Message
 
-from engine.search import Searcher
 from graphql_api.limits import Documents
 from graphql_api.media_types import preferred
+from graphql_api.services import Services
 from observability import metrics
 
 FLOOD: Final = 100.0
 """Refusals a second that are a flood: fewer are looked at closely, which takes a hundredth of the machine."""
 
+LONGEST: Final = 16_384
+"""Bytes in a request's body that is looked at here."""
+
 _SEEN: Final = 50_000  # requests whose words are known again: 5 MB
-_LONGEST: Final = 16_384  # bytes in a request that is looked at here
 
 
 class Shedder:
     """Knows whether there is a flood, and whom to refuse then. Used from one event loop."""
 
-    def __init__(self, documents: Documents, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, services: Services, documents: Documents, clock: Callable[[], float] = time.monotonic) -> None:
         """`documents` remembers what the schema has read; `clock` gives seconds that never run backwards."""
+        self._services = services
         self._documents = documents
         self._clock = clock
         self._seen: dict[int, None] = {}
         self._level = 0.0
         self._at = clock()
+
+    @property
+    def sheds(self) -> bool:
+        """Whether newcomers are refused now. Not in a drain: then answers say more, and the flood goes elsewhere."""
+        return self._services.busy_searcher is not None and self.flooded and not self._services.draining
 
     @property
     def flooded(self) -> bool:
@@ -53,22 +60,22 @@ class Shedder:
         self._level = min(self._level + 1, 2 * FLOOD)  # so that a second after the last one all is as ever
 
     def saw(self, body: bytes) -> None:
-        """Remembers a request's words."""
-        if len(body) > _LONGEST:
+        """Remembers a request's words, as the last ones used."""
+        if len(body) > LONGEST:
             return
-        self._seen[hash(body)] = None
+        words = hash(body)
+        self._seen.pop(words, None)
+        self._seen[words] = None
         if len(self._seen) > _SEEN:
             del self._seen[next(iter(self._seen))]
 
-    def refusal(
-        self, searcher: Searcher, headers: Iterable[tuple[bytes, bytes]], message: Message
-    ) -> tuple[str, bytes] | None:
-        """The media type and body of what a request is told at once, given its first ASGI message; None to let it in.
+    def refusal(self, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> tuple[str, bytes] | None:
+        """The media type and body of what a POST request is told at once; None to let it in.
 
-        Let in is all that is not a query known to do nothing but search, in one message, in words that are new here.
+        Let in is all that is not a query known to do nothing but search, in words that are new here.
         """
-        body = message.get("body", b"")
-        if message.get("more_body") or len(body) > _LONGEST or hash(body) in self._seen:
+        searcher = self._services.busy_searcher
+        if searcher is None or len(body) > LONGEST or hash(body) in self._seen:
             return None
         media_type = _media_type(headers)
         if media_type is None:

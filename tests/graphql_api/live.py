@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from engine.generations import copy_tree
 from engine.ports import Vectors
 from engine.settings import Settings
+from graphql_api.protocol import SheddingProtocol
 from tests.support.encoders import WordEncoder
 
 
@@ -97,7 +98,8 @@ def run_server(app: Starlette, *, wait: bool = True) -> Iterator[Api]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
+        config = uvicorn.Config(app, http=SheddingProtocol, log_level="warning", timeout_graceful_shutdown=5)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 from engine.requests import SearchRequest
 from engine.search import Searcher
 from graphql_api.limits import Documents
+from graphql_api.services import Services
 from graphql_api.shedding import FLOOD, Shedder
 from tests.graphql_api.live import Api, Serve
 
@@ -55,6 +59,34 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
 
 def post(api: Api, query: str, headers: dict[str, str] | None = None, **variables: Any) -> httpx.Response:
     return api.client.post("/graphql", json={"query": query, "variables": variables}, headers=headers)
+
+
+def request(text: str, version: str = "1.1", header: str = "Accept: */*") -> bytes:
+    """A search as it is sent, its body at the end."""
+    body = json.dumps({"query": SEARCH, "variables": {"q": text}}, separators=(",", ":"))
+    lines = (
+        f"POST /graphql HTTP/{version}",
+        "Host: here",
+        header or "Accept: */*",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    )
+    return "\r\n".join([*lines, "", body]).encode()
+
+
+def connected(api: Api) -> socket.socket:
+    host, port = api.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+def answer(connection: socket.socket) -> dict[str, Any]:
+    """The body of the next answer, and not a byte of what follows it."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += connection.recv(1) or pytest.fail("the connection was closed")
+    (length,) = re.findall(rb"content-length: (\d+)", head)
+    body: dict[str, Any] = json.loads(connection.recv(int(length), socket.MSG_WAITALL))
+    return body
 
 
 def told(response: httpx.Response) -> tuple[int, set[str], dict[str, Any]]:
@@ -136,35 +168,122 @@ def test_all_else_is_let_in(full: Api, monkeypatch: pytest.MonkeyPatch, body: An
     assert ask() == as_ever
 
 
-def test_bodies_in_pieces_are_let_in(flood: Api, looked_at: list[str | None]):
-    """They are put together inside."""
+def test_bodies_in_pieces_are_put_together(flood: Api, looked_at: list[str | None]):
+    """New words are refused at the door, and known when they come back."""
     text = json.dumps({"query": SEARCH, "variables": {"q": "violet"}}).encode()
 
     def pieces() -> Iterator[bytes]:
         yield text[:9]
         yield text[9:]
 
-    for _ in range(2):
+    for known in ([], ["violet"]):
         flood.client.post("/graphql", content=pieces(), headers={"Content-Type": "application/json"})
-    assert "violet" in looked_at
+        assert looked_at == known
+
+
+def test_a_body_that_comes_after_its_headers_is_soon_enough(flood: Api, looked_at: list[str | None]):
+    """Many clients send them one after the other."""
+    text = request("mauve")
+    with connected(flood) as connection:
+        for part in (text[:-20], text[-20:]):
+            time.sleep(0.1)
+            connection.sendall(part)
+        assert "errors" in answer(connection)
+    assert looked_at == []
+
+
+def test_a_long_body_is_let_in_before_all_of_it_is_there(flood: Api, monkeypatch: pytest.MonkeyPatch):
+    """So that what is held stays small."""
+    monkeypatch.setattr("graphql_api.protocol._SOON_S", 60.0)
+    with connected(flood) as connection:
+        connection.sendall(request("x" * 20_000)[:-9])
+        assert connection.recv(65536).startswith(b"HTTP/1.1 503 ")
+
+
+def test_a_wrong_method_is_told_in_a_flood_too(flood: Api):
+    """It will be wrong later as well."""
+    assert flood.client.put("/graphql", json={"query": SEARCH, "variables": {"q": "coral"}}).status_code == 405
 
 
 def test_a_body_that_does_not_come_is_given_up(flood: Api):
-    """After the time that every request has, and not twice that."""
-    host, port = flood.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
-        connection.sendall(
-            b"POST /graphql HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
-        )
+    """Let in after a second, and told there after the time that every request has."""
+    with connected(flood) as connection:
+        connection.sendall(request("mauve")[:-9])
         answer = connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"TIMEOUT" in answer
 
 
-def test_a_hundred_refusals_in_a_second_are_a_flood():
+@pytest.mark.parametrize(("version", "header"), [("1.0", ""), ("1.1", "Connection: close")])
+def test_who_wants_the_connection_closed_is_let_in(flood: Api, looked_at: list[str | None], version: str, header: str):
+    """And told that it is, and then it is."""
+    with connected(flood) as connection:
+        connection.sendall(request("plum", version, header))
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert looked_at == ["plum"]
+    assert b"connection: close" in answer
+    assert answer.endswith(b'{"search":null}}')
+
+
+def test_a_connection_goes_on_after_a_refusal(flood: Api, looked_at: list[str | None]):
+    """Requests sent without waiting are answered in their order, the refused and the others."""
+    texts = ["rose", "red", "lilac", "rose"]
+    with connected(flood) as connection:
+        connection.sendall(b"".join(request(text) for text in texts))
+        answers = [answer(connection) for _ in texts]
+    assert ["OVERLOADED" if "errors" in body else body["data"]["search"]["cached"] for body in answers] == [
+        "OVERLOADED",
+        True,
+        "OVERLOADED",
+        "OVERLOADED",
+    ]
+    assert looked_at == ["red", "lilac", "rose"]  # who comes behind one that is worked on waits, and is looked at
+
+
+def test_who_is_held_while_the_server_stops_is_answered(serve: Serve, monkeypatch: pytest.MonkeyPatch):
+    """Whoever has been heard is not sent away."""
+    text = request("navy")
+    with serve() as api:
+        api.data(SEARCH, q="red")
+        admission = api.app.state.services.searcher._admission
+        connection = connected(api)
+        with admission.admitted(admission.limit):
+            monkeypatch.setattr(Shedder, "flooded", True)
+            connection.sendall(text[:-9])
+            time.sleep(0.2)
+        stopping = threading.Timer(0.5, connection.sendall, [text[-9:]])
+        stopping.start()
+    stopping.join()
+    with connection:
+        assert answer(connection)["data"]["search"]["edges"]
+
+
+def test_who_leaves_while_held_is_forgotten(flood: Api, caplog: pytest.LogCaptureFixture):
+    """Nothing is let in later in his name, and nothing goes wrong then."""
+    with connected(flood) as connection:
+        connection.sendall(request("ivory")[:-9])
+    time.sleep(1.2)
+    assert "errors" in post(flood, SEARCH, q="pearl").json()
+    assert not caplog.records
+
+
+def test_nobody_is_refused_at_the_door_in_a_drain(flood: Api, looked_at: list[str | None]):
+    """Answers then say that the connection closes, which only the application does."""
+    flood.app.state.services.draining = True
+    assert "errors" in post(flood, SEARCH, q="cream").json()
+    assert looked_at == ["cream"]
+
+
+@pytest.fixture
+def services() -> Services:
+    """What no test of the shedder alone asks for anything."""
+    return Services.__new__(Services)
+
+
+def test_a_hundred_refusals_in_a_second_are_a_flood(services: Services):
     """It is over a second after the last one at most, however many there were; fewer are none, however long."""
     now = 0.0
-    shedder = Shedder(Documents.__new__(Documents), lambda: now)
+    shedder = Shedder(services, Documents.__new__(Documents), lambda: now)
     for _ in range(1000):
         now += 1 / FLOOD
         shedder.refused()
@@ -178,10 +297,10 @@ def test_a_hundred_refusals_in_a_second_are_a_flood():
     assert not shedder.flooded
 
 
-def test_words_are_forgotten_the_oldest_first(monkeypatch: pytest.MonkeyPatch):
-    """So that memory stays bounded."""
+def test_words_are_forgotten_those_unused_for_longest_first(services: Services, monkeypatch: pytest.MonkeyPatch):
+    """So that memory stays bounded, and what is popular is known however many new words come."""
     monkeypatch.setattr("graphql_api.shedding._SEEN", 2)
-    shedder = Shedder(Documents.__new__(Documents))
-    for word in (b"a", b"b", b"c"):
+    shedder = Shedder(services, Documents.__new__(Documents))
+    for word in (b"a", b"b", b"a", b"c"):
         shedder.saw(word)
-    assert list(shedder._seen) == [hash(b"b"), hash(b"c")]
+    assert list(shedder._seen) == [hash(b"a"), hash(b"c")]
