@@ -10,6 +10,7 @@ and who comes back as he was told may have made a mistake: both are let in, and 
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Final
@@ -28,7 +29,7 @@ FLOOD: Final = 100.0
 LONGEST: Final = 16_384
 """Bytes in a request's body that is looked at here."""
 
-_SEEN: Final = 50_000  # requests whose words are known again: 5 MB
+_SEEN: Final = 50_000  # requests whose words are known again: 7 MB
 
 
 class Shedder:
@@ -39,7 +40,7 @@ class Shedder:
         self._services = services
         self._documents = documents
         self._clock = clock
-        self._seen: dict[int, None] = {}
+        self._seen: OrderedDict[int, None] = OrderedDict()  # a dict looks for its oldest entry behind all that are gone
         self._level = 0.0
         self._at = clock()
 
@@ -64,10 +65,10 @@ class Shedder:
         if len(body) > LONGEST:
             return
         words = hash(body)
-        self._seen.pop(words, None)
         self._seen[words] = None
+        self._seen.move_to_end(words)
         if len(self._seen) > _SEEN:
-            del self._seen[next(iter(self._seen))]
+            self._seen.popitem(last=False)
 
     def refusal(self, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> tuple[str, bytes] | None:
         """The media type and body of what a POST request is told at once; None to let it in.
