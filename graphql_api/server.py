@@ -156,10 +156,13 @@ def _settle_memory() -> None:
     """Takes what was loaded out of the garbage collector's sight: schema and modules stay until the end.
 
     Otherwise each full collection walks through all of it, hundreds of thousands of objects, while requests wait. A
-    model that is let go later is freed all the same: nothing in it refers back to it.
+    model that is let go later is freed all the same: nothing in it refers back to it. And what a request made is gone
+    with it, without the collector: looking after every 700 objects finds those of requests that still run, and took the
+    event loop 3 % of its time.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def _listen(settings: Settings) -> socket.socket:
