@@ -12,14 +12,16 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from functools import cache
-from typing import Final
+from functools import cache, lru_cache
+from typing import Any, Final
 
 import orjson
 from prometheus_client import Histogram
 
+from engine.errors import Overloaded
 from graphql_api.limits import Documents
 from graphql_api.media_types import preferred
+from graphql_api.plain import Outline
 from graphql_api.services import Services
 from observability import metrics
 
@@ -30,6 +32,7 @@ LONGEST: Final = 16_384
 """Bytes in a request's body that is looked at here."""
 
 _SEEN: Final = 50_000  # requests whose words are known again: 7 MB
+_HEADS: Final = 4096  # headers that are known again: each client's, times the lengths of what it asks
 
 
 class Shedder:
@@ -40,7 +43,8 @@ class Shedder:
         self._services = services
         self._documents = documents
         self._clock = clock
-        self._seen: OrderedDict[int, None] = OrderedDict()  # a dict looks for its oldest entry behind all that are gone
+        self._seen: OrderedDict[int, None] = OrderedDict()
+        self._heads: OrderedDict[int, tuple[str, int]] = OrderedDict()
         self._level = 0.0
         self._at = clock()
 
@@ -64,22 +68,25 @@ class Shedder:
         """Remembers a request's words, as the last ones used."""
         if len(body) > LONGEST:
             return
-        words = hash(body)
-        self._seen[words] = None
-        self._seen.move_to_end(words)
-        if len(self._seen) > _SEEN:
-            self._seen.popitem(last=False)
+        _remember(self._seen, hash(body), None, _SEEN)
 
-    def refusal(self, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> tuple[str, bytes] | None:
-        """The media type and body of what a POST request is told at once; None to let it in.
+    def known(self, head: bytes, length: int) -> str | None:
+        """The media type to answer with, if a request of such a head and so long a body has been told of."""
+        media_type, its_length = self._heads.get(hash(head), (None, 0))
+        return media_type if its_length == length else None
+
+    def learn(self, head: bytes, length: int, media_type: str) -> None:
+        """Remembers a request's head: what comes before the empty line, which says how long a body follows."""
+        _remember(self._heads, hash(head), (media_type, length), _HEADS)
+
+    def refusal(self, body: bytes) -> bytes | None:
+        """The body of what a POST request is told at once; None to let it in.
 
         Let in is all that is not a query known to do nothing but search, in words that are new here.
         """
         searcher = self._services.busy_searcher
-        if searcher is None or len(body) > LONGEST or hash(body) in self._seen:
-            return None
-        media_type = _media_type(headers)
-        if media_type is None:
+        words = hash(body)
+        if searcher is None or len(body) > LONGEST or words in self._seen:
             return None
         try:
             asked = orjson.loads(body)
@@ -90,10 +97,10 @@ class Shedder:
             return None
         if document is None or outline is None:
             return None
-        self.saw(body)
+        _remember(self._seen, words, None, _SEEN)
         self.refused()
         _refused(document.asked(name)).observe(0)
-        return media_type, orjson.dumps(outline.refused(searcher.refuse(outline.count)))
+        return _told(outline, searcher.refuse(outline.count).retry_after_ms)
 
     def _drain(self) -> None:
         now = self._clock()
@@ -107,7 +114,13 @@ def _refused(asked: str) -> Histogram:
     return metrics.graphql_duration.labels(asked, "error")
 
 
-def _media_type(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+@lru_cache(256)
+def _told(outline: Outline, retry_after_ms: int) -> bytes:
+    """The body of a refusal. In a flood waits soon are the longest there are, of a few dozen lengths."""
+    return orjson.dumps(outline.refused(Overloaded(retry_after_ms)))
+
+
+def media_type_for(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     """What to answer with to a plain body of JSON; None for any other."""
     accept, plain = b"", False
     for name, value in headers:
@@ -118,3 +131,11 @@ def _media_type(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         elif name == b"content-encoding":
             return None
     return preferred(accept.decode("latin-1"), "POST") if plain else None
+
+
+def _remember(memory: OrderedDict[int, Any], key: int, value: Any, most: int) -> None:
+    """Has the key as the last one used. A dict would look for its oldest entry behind all that are gone."""
+    memory[key] = value
+    memory.move_to_end(key)
+    if len(memory) > most:
+        memory.popitem(last=False)

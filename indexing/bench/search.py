@@ -68,7 +68,7 @@ LIMIT_MS: Final = 50.0
 """95 % of answers must come within this, to count as sustained."""
 
 _WARM_UP: Final = 300
-_ROUNDS: Final = 2  # of loads that are judged by one another, in turns: a machine's speed changes within seconds
+_ROUNDS: Final = 4  # of loads that are judged by one another, in turns: a machine's speed changes within seconds
 _FLOOR: Final = 1000
 _REFUSAL_BYTES: Final = 300
 _JUDGED: Final = 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import re
@@ -17,6 +18,7 @@ import pytest
 from engine.requests import SearchRequest
 from engine.search import Searcher
 from graphql_api.limits import Documents
+from graphql_api.protocol import SheddingProtocol
 from graphql_api.services import Services
 from graphql_api.shedding import FLOOD, Shedder
 from tests.graphql_api.live import Api, Serve
@@ -240,6 +242,97 @@ def test_a_connection_goes_on_after_a_refusal(flood: Api, looked_at: list[str | 
     assert looked_at == ["red", "lilac", "rose"]  # who comes behind one that is worked on waits, and is looked at
 
 
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[SheddingProtocol]:
+    """The connection of every request that the parser was given."""
+    connections: list[SheddingProtocol] = []
+    begin = SheddingProtocol.on_message_begin
+
+    def noted(self: SheddingProtocol) -> None:
+        connections.append(self)
+        begin(self)
+
+    monkeypatch.setattr(SheddingProtocol, "on_message_begin", noted)
+    return connections
+
+
+def test_a_head_that_was_read_is_not_parsed_again(flood: Api, parsed: list[SheddingProtocol]):
+    """On no connection, and its requests are told the same; those of another length, or let in, are parsed."""
+    heads, codes = [], []
+    for text, parsings in (("tan", 1), ("sky", 1), ("sea", 1), ("teal", 2), ("red", 3), ("jet", 3)):
+        with connected(flood) as connection:
+            connection.sendall(request(text))
+            heads.append(connection.recv(200).split(b"server-timing")[0])
+            codes.append(b"OVERLOADED" in connection.recv(65536))
+        assert len(parsed) == parsings
+    assert codes == [True, True, True, True, False, True]
+    assert (
+        len({re.sub(rb"date: [^\r]+", b"", head) for head, refused in zip(heads, codes, strict=True) if refused}) == 1
+    )
+
+
+def test_a_connection_goes_on_after_a_head_that_was_known(flood: Api, looked_at: list[str | None]):
+    """Whatever comes next, known or new, in one piece or in several."""
+    pieces = [request("tan"), request("sky"), request("red"), request("sea")[:99], request("sea")[99:], request("jet")]
+    with connected(flood) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(0.1)
+        refused = ["errors" in answer(connection) for _ in range(5)]
+    assert refused == [True, True, False, True, True]
+    assert looked_at == ["red"]
+
+
+def test_a_body_that_looks_like_a_request_is_a_body(flood: Api):
+    """Even like one whose head is known: what a request's own head says decides where it ends."""
+    with connected(flood) as connection:
+        connection.sendall(request("tan"))
+        assert "errors" in answer(connection)
+        inner = request("sky")
+        head = (
+            f"POST /graphql HTTP/1.1\r\nHost: here\r\nContent-Type: text/plain\r\nContent-Length: {len(inner)}\r\n\r\n"
+        )
+        for piece in (head.encode(), inner, request("red")):
+            connection.sendall(piece)
+            time.sleep(0.1)
+        received = connection.recv(65536)
+    assert received.count(b"HTTP/1.1 ") == 2
+    assert received.startswith(b"HTTP/1.1 415 ")
+    assert b"OVERLOADED" not in received
+
+
+def test_a_head_in_pieces_is_not_known(flood: Api):
+    """What is no request alone is none because it once was the end of one."""
+    start, end = request("tan")[:40], request("tan")[40:]
+    with connected(flood) as connection:
+        for piece in (start, end):
+            connection.sendall(piece)
+            time.sleep(0.1)
+        assert "errors" in answer(connection)
+    with connected(flood) as connection:
+        connection.sendall(end.replace(b"tan", b"sky"))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_known_head_waits_for_the_answer_before(flood: Api, monkeypatch: pytest.MonkeyPatch):
+    """Requests of one connection are answered in their order."""
+    refusal = Searcher.refusal
+
+    async def slow(self: Searcher, requests: list[SearchRequest]) -> Any:
+        await asyncio.sleep(0.3)
+        return await refusal(self, requests)
+
+    monkeypatch.setattr(Searcher, "refusal", slow)
+    with connected(flood) as connection:
+        connection.sendall(request("tan"))
+        answer(connection)
+        connection.sendall(request("red"))
+        time.sleep(0.1)
+        connection.sendall(request("sky"))
+        assert answer(connection)["data"]["search"]["cached"]
+        assert "errors" in answer(connection)
+
+
 def test_who_is_held_while_the_server_stops_is_answered(serve: Serve, monkeypatch: pytest.MonkeyPatch):
     """Whoever has been heard is not sent away."""
     text = request("navy")
@@ -304,3 +397,13 @@ def test_words_are_forgotten_those_unused_for_longest_first(services: Services, 
     for word in (b"a", b"b", b"a", b"c"):
         shedder.saw(word)
     assert list(shedder._seen) == [hash(b"a"), hash(b"c")]
+
+
+def test_heads_are_forgotten_those_parsed_first(services: Services, monkeypatch: pytest.MonkeyPatch):
+    """So that memory stays bounded, whatever headers clients think of; who comes again is parsed again."""
+    monkeypatch.setattr("graphql_api.shedding._HEADS", 2)
+    shedder = Shedder(services, Documents.__new__(Documents))
+    for head in (b"a", b"b", b"a", b"c"):
+        shedder.learn(head, 7, "application/json")
+    assert [shedder.known(head, 7) for head in (b"a", b"b", b"c")] == ["application/json", None, "application/json"]
+    assert shedder.known(b"a", 8) is None
