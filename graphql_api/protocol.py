@@ -34,8 +34,8 @@ class SheddingProtocol(HttpToolsProtocol):
         self._shedder: Shedder = self.app_state["shedder"]
         self._between = True  # requests: no part of the next one has come
         self._read = b""  # what came at once since then
-        self._media_type: str | None = None
         self._held: bytes | None = None  # the body so far of a request that uvicorn has not heard of yet
+        self._media_type = ""  # to answer that one with
         self._since = 0.0
         self._late: asyncio.TimerHandle | None = None
 
@@ -63,10 +63,10 @@ class SheddingProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Holds a request that may have to be refused."""
-        if self.url == _PATH and self._shedder.sheds and self._is_free() and self._can_be_answered_at_once():
-            self._media_type = media_type_for(self.headers)
-            if self._media_type is not None:
-                self._held, self._since = b"", time.perf_counter()
+        if self.url == _PATH and self._shedder.sheds and self._is_free() and self._is_usual():
+            media_type = media_type_for(self.headers)
+            if media_type is not None:
+                self._held, self._media_type, self._since = b"", media_type, time.perf_counter()
                 return
         super().on_headers_complete()
 
@@ -82,7 +82,7 @@ class SheddingProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Refuses a request that is held, or lets it in."""
         self._between = True
-        if self._held is not None and self._media_type is not None:
+        if self._held is not None:
             head, _, body = self._read.partition(_EMPTY_LINE)
             if body == self._held:  # it came in one piece, not in chunks, and alone
                 self._shedder.learn(head, len(body), self._media_type)
@@ -108,8 +108,8 @@ class SheddingProtocol(HttpToolsProtocol):
         """Whether nobody is to be answered before, and what is answered is read."""
         return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
 
-    def _can_be_answered_at_once(self) -> bool:
-        """Whether the request is a usual one: those with its head are as usual."""
+    def _is_usual(self) -> bool:
+        """Whether it is a POST after which the connection stays as it is; so is every one with its head."""
         return (
             not self.expect_100_continue
             and self.parser.get_method() == b"POST"

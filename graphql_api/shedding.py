@@ -85,8 +85,7 @@ class Shedder:
         Let in is all that is not a query known to do nothing but search, in words that are new here.
         """
         searcher = self._services.busy_searcher
-        words = hash(body)
-        if searcher is None or len(body) > LONGEST or words in self._seen:
+        if searcher is None or len(body) > LONGEST or hash(body) in self._seen:
             return None
         try:
             asked = orjson.loads(body)
@@ -97,7 +96,7 @@ class Shedder:
             return None
         if document is None or outline is None:
             return None
-        _remember(self._seen, words, None, _SEEN)
+        self.saw(body)
         self.refused()
         _refused(document.asked(name)).observe(0)
         return _told(outline, searcher.refuse(outline.count).retry_after_ms)

@@ -81,6 +81,13 @@ def connected(api: Api) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=30)
 
 
+def send(connection: socket.socket, *pieces: bytes) -> None:
+    """Sends them one after the other, so that each is read before the next one comes."""
+    for piece in pieces:
+        connection.sendall(piece)
+        time.sleep(0.1)
+
+
 def answer(connection: socket.socket) -> dict[str, Any]:
     """The body of the next answer, and not a byte of what follows it."""
     head = b""
@@ -275,9 +282,7 @@ def test_a_connection_goes_on_after_a_head_that_was_known(flood: Api, looked_at:
     """Whatever comes next, known or new, in one piece or in several."""
     pieces = [request("tan"), request("sky"), request("red"), request("sea")[:99], request("sea")[99:], request("jet")]
     with connected(flood) as connection:
-        for piece in pieces:
-            connection.sendall(piece)
-            time.sleep(0.1)
+        send(connection, *pieces)
         refused = ["errors" in answer(connection) for _ in range(5)]
     assert refused == [True, True, False, True, True]
     assert looked_at == ["red"]
@@ -292,9 +297,7 @@ def test_a_body_that_looks_like_a_request_is_a_body(flood: Api):
         head = (
             f"POST /graphql HTTP/1.1\r\nHost: here\r\nContent-Type: text/plain\r\nContent-Length: {len(inner)}\r\n\r\n"
         )
-        for piece in (head.encode(), inner, request("red")):
-            connection.sendall(piece)
-            time.sleep(0.1)
+        send(connection, head.encode(), inner, request("red"))
         received = connection.recv(65536)
     assert received.count(b"HTTP/1.1 ") == 2
     assert received.startswith(b"HTTP/1.1 415 ")
@@ -305,9 +308,7 @@ def test_a_head_in_pieces_is_not_known(flood: Api):
     """What is no request alone is none because it once was the end of one."""
     start, end = request("tan")[:40], request("tan")[40:]
     with connected(flood) as connection:
-        for piece in (start, end):
-            connection.sendall(piece)
-            time.sleep(0.1)
+        send(connection, start, end)
         assert "errors" in answer(connection)
     with connected(flood) as connection:
         connection.sendall(end.replace(b"tan", b"sky"))
@@ -326,9 +327,7 @@ def test_a_known_head_waits_for_the_answer_before(flood: Api, monkeypatch: pytes
     with connected(flood) as connection:
         connection.sendall(request("tan"))
         answer(connection)
-        connection.sendall(request("red"))
-        time.sleep(0.1)
-        connection.sendall(request("sky"))
+        send(connection, request("red"), request("sky"))
         assert answer(connection)["data"]["search"]["cached"]
         assert "errors" in answer(connection)
 
