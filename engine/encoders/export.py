@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
@@ -66,7 +66,7 @@ def _write(loaded: LoadedModel, folder: Path) -> None:
         folder,
         loaded.info,
         loaded.preprocessing,
-        text_tower(loaded.model),
+        replace(text_tower(loaded.model), first=0 if _start_token(loaded) is None else 1),
         loaded.weights,
         asdict(loaded.preprocess),
     )
@@ -95,13 +95,22 @@ def _traced_text(loaded: LoadedModel) -> ov.Model:
     """The text tower. The texts that it is shown have lengths that no part of a model has, so that none is fixed."""
     causal = CausalTower.of(loaded.model)
     if causal is not None:
-        texts = packed(np.ones((2, 7), dtype=np.int64), np.array([4, 6]))
+        start = _start_token(loaded)
+        texts = packed(np.ones((2, 8), dtype=np.int64), np.array([4, 7]), 0 if start is None else 1)
         example = tuple(torch.from_numpy(part) for part in texts)
-        return _traced(_Unit(PackedTextGraph(causal)), example, [ov.PartialShape([-1])] * len(example))
+        return _traced(_Unit(PackedTextGraph(causal, start)), example, [ov.PartialShape([-1])] * len(example))
     length = loaded.info.context_length
     tokens, ends = torch.ones(2, length, dtype=torch.int64), torch.tensor([2, length - 1])
     shapes = [ov.PartialShape([-1, length]), ov.PartialShape([-1])]
     return _traced(_Unit(TextGraph(loaded.model)), (tokens, ends), shapes)
+
+
+def _start_token(loaded: LoadedModel) -> int | None:
+    """The token that all texts start with, if the exported tower can have it built in."""
+    causal = CausalTower.of(loaded.model)
+    if causal is None or not causal.is_plain or not isinstance(loaded.tokenizer, ClipTokenizer):
+        return None
+    return loaded.tokenizer.start
 
 
 def _traced(module: nn.Module, example: tuple[Tensor, ...], shapes: Sequence[ov.PartialShape]) -> ov.Model:

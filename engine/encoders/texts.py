@@ -51,11 +51,13 @@ class Tokenizer(Protocol):
 class TextTower:
     """What has to be known of a text tower: whether texts may be `cut`, and the number of the token that ends them.
 
-    `end_token` is None when it is the highest number there is, as in OpenAI's models.
+    `end_token` is None when it is the highest number there is, as in OpenAI's models. An exported tower is given each
+    text from token `first` on: that is 1 where the start, which all texts have in common, is built in.
     """
 
     cut: bool
     end_token: int | None = None
+    first: int = 0
 
     def ends(self, tokens: Tokens) -> NDArray[np.int64]:
         """Where each text ends, (n,): the position whose state is pooled, or the last one where nothing may be cut."""
@@ -85,33 +87,29 @@ class TextTower:
                 yield rows, (part, at)
             return
         ends = self.ends(tokens)
-        sizes = np.cumsum(ends + 1)
-        first = 0
-        while first < len(tokens):
-            before = sizes[first - 1] if first else 0
+        sizes = np.cumsum(ends + 1 - self.first)
+        start = 0
+        while start < len(tokens):
+            before = sizes[start - 1] if start else 0
             fit = int(np.searchsorted(sizes, before + _PACKED, side="right"))
-            after = min(max(fit, first + 1), first + max_batch)
-            yield np.arange(first, after), packed(tokens[first:after], ends[first:after])
-            first = after
+            after = min(max(fit, start + 1), start + max_batch)
+            yield np.arange(start, after), packed(tokens[start:after], ends[start:after], self.first)
+            start = after
 
 
-def packed(tokens: Tokens, ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+def packed(tokens: Tokens, ends: NDArray[np.int64], first: int) -> tuple[NDArray[np.int64], ...]:
     """Texts of a causal tower laid end to end: tokens, positions and numbers of texts (t,), and where each ends (n,).
 
-    Nobody sees another text. What stands before a token makes its state, so the start that all texts have in common is
-    the same in each: it is there once, as text 0, which all see. Those after the last text are filled up, as text -1.
+    Of each text the tokens from `first` on. Nobody sees another text. Those behind the last are filled up, as text -1.
     """
-    common = bool((tokens[:, 0] == tokens[0, 0]).all() and ends.all())
-    wanted = np.arange(tokens.shape[1]) <= ends[:, None]
-    wanted[1:, 0] &= not common
+    at = np.arange(tokens.shape[1])
+    wanted = (first <= at) & (at <= ends[:, None])
     texts, positions = np.nonzero(wanted)
-    numbers = texts + 1
-    numbers[0] *= not common
     room = (0, -len(texts) % _ROUND)
     return (
         np.pad(tokens[texts, positions], room),
         np.pad(positions, room),
-        np.pad(numbers, room, constant_values=-1),
+        np.pad(texts, room, constant_values=-1),
         np.cumsum(wanted.sum(axis=1)) - 1,
     )
 
@@ -142,6 +140,11 @@ class ClipTokenizer:
             "|".join(special) + r"|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE
         )
         self._remembered: dict[str, list[int]] = {}
+
+    @property
+    def start(self) -> int:
+        """The token that every text starts with."""
+        return self._start
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """Tokens of texts, (n, context_length); a text that is too long keeps its beginning and the end token."""

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from engine.encoders.exported import ExportedModel
 from engine.encoders.openclip import OpenClipEncoder
 from engine.encoders.openvino import OpenVinoEncoder, load_tokenizer
 from engine.encoders.precision import PRECISIONS, Precision, Tower, chosen, compiled, core, measure
+from engine.encoders.texts import LockedTokenizer
 from engine.errors import EncoderUnavailable
 from engine.ports import Encoder
 from engine.settings import Settings
@@ -62,6 +64,15 @@ def test_same_as_open_clip(exported: ExportedModel):
     assert np.allclose(encoder.encode_texts(TEXTS), expected, atol=2e-3)  # weights are stored in float16
     theirs = OpenClipEncoder(loaded(kind), "cpu").encode_images(pictures())
     assert np.allclose(encoder.encode_images(pictures()), theirs, atol=2e-3)
+
+
+def test_the_start_is_built_in_where_a_tokenizer_always_writes_it(vit: ExportedModel, folder: Path):
+    """CLIP's own is known to. With another, texts bring their start along, and have the same vectors."""
+    theirs = LockedTokenizer(open_clip.SimpleTokenizer(context_length=28), 28)
+    other = export(replace(loaded("vit"), tokenizer=theirs), folder / "another-tokenizer")
+    assert (vit.text.first, other.text.first) == (1, 0)
+    vectors = OpenVinoEncoder(other, theirs, {"text": "fp32", "image": "fp32"}, 1).encode_texts(TEXTS)
+    assert np.allclose(vectors, encoder_of(vit).encode_texts(TEXTS), atol=2e-3)  # what is built in lies in float16
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -130,30 +130,29 @@ def test_batches_keep_padding():
     assert [part.shape for _, part, _ in TextTower(cut=False).batches(ours(["a", "b"]), 8)] == [(2, 28)]
 
 
-def test_packed_texts_share_their_start():
-    """Texts lie end to end behind one start, text 0; what fills them up to an even number belongs to none."""
-    tokens = np.array([[7, 1, 9, 0, 0], [7, 2, 3, 4, 9]])
-    laid, positions, texts, ends = packed(tokens, np.array([2, 4]))
-    assert laid.tolist() == [7, 1, 9, 2, 3, 4, 9, 0]
-    assert positions.tolist() == [0, 1, 2, 1, 2, 3, 4, 0]
-    assert texts.tolist() == [0, 1, 1, 2, 2, 2, 2, -1]
-    assert ends.tolist() == [2, 6]
-
-
 @pytest.mark.parametrize(
-    ("tokens", "ends", "laid"),
+    ("first", "laid", "positions", "texts", "ends"),
     [
-        ([[7, 9, 0], [8, 1, 9]], [1, 2], [7, 9, 8, 1, 9, 0]),
-        ([[9, 0, 0], [9, 1, 9]], [0, 2], [9, 9, 1, 9]),
+        (0, [7, 1, 9, 7, 2, 3, 4, 9], [0, 1, 2, 0, 1, 2, 3, 4], [0, 0, 0, 1, 1, 1, 1, 1], [2, 7]),
+        (1, [1, 9, 2, 3, 4, 9], [1, 2, 1, 2, 3, 4], [0, 0, 1, 1, 1, 1], [1, 5]),
     ],
-    ids=["another start", "nothing but the end"],
+    ids=["whole", "without their start"],
 )
-def test_packed_texts_without_a_common_start(tokens: list[list[int]], ends: list[int], laid: list[int]):
-    """Where the start differs, or is the end, each text keeps its own, and none is text 0."""
-    found, _, texts, where = packed(np.array(tokens), np.array(ends))
-    assert found.tolist() == laid
-    assert 0 not in texts
-    assert found[where].tolist() == [9, 9]
+def test_packed_texts_lie_end_to_end(
+    first: int, laid: list[int], positions: list[int], texts: list[int], ends: list[int]
+):
+    """Each keeps its positions, from the first that is wanted to its end."""
+    found = packed(np.array([[7, 1, 9, 0, 0], [7, 2, 3, 4, 9]]), np.array([2, 4]), first)
+    assert [part.tolist() for part in found] == [laid, positions, texts, ends]
+
+
+def test_packed_texts_are_filled_up_to_an_even_number():
+    """What is beyond the last text belongs to none."""
+    laid, positions, texts, ends = packed(np.array([[7, 1, 9, 0]]), np.array([2]), 0)
+    assert laid.tolist() == [7, 1, 9, 0]
+    assert positions.tolist() == [0, 1, 2, 0]
+    assert texts.tolist() == [0, 0, 0, -1]
+    assert ends.tolist() == [2]
 
 
 def test_passes_are_filled():
@@ -165,6 +164,9 @@ def test_passes_are_filled():
     passes = list(TextTower(cut=True).passes(tokens, 2))
     assert [rows.tolist() for rows, _ in passes] == [[0, 1], [2], [3], [4, 5], [6]]
     assert [len(inputs[0]) for _, inputs in passes] == [122, 62, 200, 12, 6]
+    passes = list(TextTower(cut=True, first=1).passes(tokens, 7))
+    assert [rows.tolist() for rows, _ in passes] == [[0, 1], [2], [3], [4, 5, 6]]
+    assert [len(inputs[0]) for _, inputs in passes] == [120, 60, 200, 16]
 
 
 def test_passes_keep_padding():
