@@ -42,7 +42,8 @@ _PAYLOAD_INDEXES: Final[dict[str, _PayloadIndex]] = {
 }
 _GRAPH_FROM_KB: Final = 1  # a graph for every segment above 1 kB: Edge's default leaves 10 MB unindexed
 _FULL_SCAN_KB: Final = 10_000  # filters that leave less than 10 MB of vectors are answered by comparing them all
-_SEGMENT_KB: Final = 1_000_000  # of vectors that one graph is built over: bounds the memory that a build adds
+_GRAPH_VECTORS: Final = 500_000  # that one graph is built over: bounds the memory that a build adds
+_GRAPH_BYTES: Final = 1_024_000_000  # or as many as this holds, if they are short
 _OVERSAMPLING: Final = 2.0  # rescoring twice the limit: recall@10 of int8 0.94 -> 0.999 on 10,000 x 512, at no cost
 _COMPONENT_BYTES: Final = 4
 _PAGE: Final = 4096  # points read at once when all are read
@@ -61,6 +62,7 @@ class Shard:
         self._lock: int | None = lock
         info = shard.info()
         self._without_graph = info.points_count - info.indexed_vectors_count
+        self._together = _vectors_a_graph(dimension)
 
     @classmethod
     def create(cls, path: Path, dimension: int, settings: Settings) -> Shard:
@@ -147,8 +149,8 @@ class Shard:
     def upsert(self, points: Sequence[Point]) -> None:
         """Writes points and flushes them; within one call the last of equal ids wins.
 
-        Whenever a gigabyte of vectors has come together, their graph is built before this returns, so that the next
-        one needs no more memory than this. Raises `BadUserInput` for a vector of another length, a payload that is not
+        Whenever enough vectors for a graph have come together, it is built before this returns, so that the next one
+        needs no more memory than this. Raises `BadUserInput` for a vector of another length, a payload that is not
         JSON, or an id that is no UUID.
         """
         latest = {point.id: self._encoded(point) for point in points}
@@ -156,7 +158,7 @@ class Shard:
             return
         self._update(edge.UpdateOperation.upsert_points(list(latest.values())))
         self._without_graph += len(latest)
-        if self._without_graph * self.dimension * _COMPONENT_BYTES >= _SEGMENT_KB * 1024:
+        if self._without_graph >= self._together:
             self.optimize()
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -267,7 +269,13 @@ class Shard:
                 return
 
 
+def _vectors_a_graph(dimension: int) -> int:
+    """How many vectors one graph is built over."""
+    return max(_GRAPH_VECTORS, _GRAPH_BYTES // (dimension * _COMPONENT_BYTES))
+
+
 def _config(settings: Settings, dimension: int, *, wal_enabled: bool | None = None) -> edge.EdgeConfig:
+    graph_kb = _vectors_a_graph(dimension) * dimension * _COMPONENT_BYTES // 1024
     return edge.EdgeConfig(
         vectors=edge.EdgeVectorParams(size=dimension, distance=edge.Distance.Cosine, memory=edge.Memory.Cached),
         hnsw_config=edge.HnswIndexConfig(
@@ -282,7 +290,7 @@ def _config(settings: Settings, dimension: int, *, wal_enabled: bool | None = No
         optimizers=edge.EdgeOptimizersConfig(
             indexing_threshold=_GRAPH_FROM_KB,
             default_segment_number=1,  # as few as `max_segment_size` allows
-            max_segment_size=_SEGMENT_KB + _SEGMENT_KB // 8,  # so that what one call of `upsert` adds still fits in
+            max_segment_size=graph_kb + graph_kb // 8,  # so that what one call of `upsert` adds still fits in
         ),
         # Edge's default is eight, even for two processors. At each search all of them look for work, and yield some
         # thirty times before they sleep: 300 switches and a fifth of the processor time, for two or three segments.

@@ -65,14 +65,14 @@ _TERMS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 }
 _MISSED: Final = "of the nearest 10 missed"
 _MISSED_TERMS: Final = ("1", "ln N", "sqrt N")
-_SEARCH_TERMS: Final = ("ln N", "d ln N", "N d")  # the last for the graphs, one for each gigabyte of vectors
+_SEARCH_TERMS: Final = ("ln N", "d ln N", "N d")  # the last for the graphs, one for each half million vectors
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
     """What building one size took: seconds, the peak of the process's memory, and the files by part, in bytes.
 
-    Writing and building graphs are one figure, because the graph of each gigabyte is built while the next is written.
+    Writing and building graphs are one figure: the graph of each half million is built before the next are written.
     """
 
     build_s: float

@@ -117,7 +117,8 @@ async def test_a_graph_is_built_whenever_enough_vectors_have_come_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """So that no build needs much more memory than that; everything is found, and small additions share one graph."""
-    monkeypatch.setattr("engine.indexes.shard._SEGMENT_KB", 6)  # 96 vectors of 16 dimensions
+    monkeypatch.setattr("engine.indexes.shard._GRAPH_VECTORS", 96)
+    monkeypatch.setattr("engine.indexes.shard._GRAPH_BYTES", 0)
     folder = tmp_path / "shard"
     index = EdgeIndex.create(folder, 16, SETTINGS)
     for start in range(0, 300, 20):
