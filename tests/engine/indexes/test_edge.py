@@ -137,6 +137,25 @@ async def test_a_graph_is_built_whenever_enough_vectors_have_come_together(
     await index.close()
 
 
+async def test_graphs_of_earlier_versions_are_joined_to_larger_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """When their index is written to: a search goes through every graph, so few are better."""
+    monkeypatch.setattr("engine.indexes.shard._GRAPH_VECTORS", 96)
+    monkeypatch.setattr("engine.indexes.shard._GRAPH_BYTES", 0)
+    folder = tmp_path / "shard"
+    index = EdgeIndex.create(folder, 16, SETTINGS)
+    for start in range(0, 300, 20):
+        await index.upsert(POINTS[start : start + 20])
+    await index.close()
+    assert len(graphs(folder)) == 3
+    monkeypatch.setattr("engine.indexes.shard._GRAPH_VECTORS", 500)
+    again = EdgeIndex.open(folder, SETTINGS)
+    await again.upsert(POINTS[:1])
+    await again.optimize()
+    assert len(graphs(folder)) == 1
+    assert (await again.info()).indexed == 300
+    await again.close()
+
+
 async def test_changed_settings_apply_from_the_next_optimize(folder: Path):
     """An index that is opened with other HNSW settings is rebuilt with them, and keeps its points."""
     index = EdgeIndex.open(folder, Settings(_env_file=None, search_hnsw_m=8))
