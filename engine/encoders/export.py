@@ -62,15 +62,16 @@ def export(loaded: LoadedModel, folder: Path) -> ExportedModel:
 
 
 def _write(loaded: LoadedModel, folder: Path) -> None:
+    start = _start_token(loaded)
     exported = ExportedModel(
         folder,
         loaded.info,
         loaded.preprocessing,
-        replace(text_tower(loaded.model), first=0 if _start_token(loaded) is None else 1),
+        replace(text_tower(loaded.model), first=0 if start is None else 1),
         loaded.weights,
         asdict(loaded.preprocess),
     )
-    _save(_traced_text(loaded), exported, "text")
+    _save(_traced_text(loaded, start), exported, "text")
     height, width = loaded.preprocessing.size
     picture = _Unit(ImageGraph(loaded.model, loaded.preprocessing))
     pixels = torch.zeros(2, height, width, 3, dtype=torch.uint8)
@@ -91,11 +92,10 @@ class _Unit(nn.Module):
         return functional.normalize(self._tower(*inputs), dim=-1)
 
 
-def _traced_text(loaded: LoadedModel) -> ov.Model:
+def _traced_text(loaded: LoadedModel, start: int | None) -> ov.Model:
     """The text tower. The texts that it is shown have lengths that no part of a model has, so that none is fixed."""
     causal = CausalTower.of(loaded.model)
     if causal is not None:
-        start = _start_token(loaded)
         texts = packed(np.ones((2, 8), dtype=np.int64), np.array([4, 7]), 0 if start is None else 1)
         example = tuple(torch.from_numpy(part) for part in texts)
         return _traced(_Unit(PackedTextGraph(causal, start)), example, [ov.PartialShape([-1])] * len(example))
