@@ -62,7 +62,6 @@ class Shard:
         self._lock: int | None = lock
         info = shard.info()
         self._without_graph = info.points_count - info.indexed_vectors_count
-        self._together = _vectors_a_graph(dimension)
 
     @classmethod
     def create(cls, path: Path, dimension: int, settings: Settings) -> Shard:
@@ -158,7 +157,7 @@ class Shard:
             return
         self._update(edge.UpdateOperation.upsert_points(list(latest.values())))
         self._without_graph += len(latest)
-        if self._without_graph >= self._together:
+        if self._without_graph >= _vectors_a_graph(self.dimension):
             self.optimize()
 
     def delete(self, ids: Sequence[str]) -> None:

@@ -45,6 +45,19 @@ async def folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+async def in_three_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A closed index of `POINTS` that came 20 at a time, where a graph is built over 96 of them."""
+    monkeypatch.setattr("engine.indexes.shard._GRAPH_VECTORS", 96)
+    monkeypatch.setattr("engine.indexes.shard._GRAPH_BYTES", 0)
+    folder = tmp_path / "shard"
+    index = EdgeIndex.create(folder, 16, SETTINGS)
+    for start in range(0, 300, 20):
+        await index.upsert(POINTS[start : start + 20])
+    await index.close()
+    return folder
+
+
 async def test_everything_is_there_after_closing_and_opening(folder: Path):
     """Points, payloads, payload indexes, graph and dimension survive."""
     index = EdgeIndex.open(folder, SETTINGS)
@@ -113,17 +126,11 @@ async def test_a_closed_index_says_so(folder: Path):
         await index.count()
 
 
-async def test_a_graph_is_built_whenever_enough_vectors_have_come_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+async def test_a_graph_is_built_whenever_enough_vectors_have_come_together(in_three_graphs: Path):
     """So that no build needs much more memory than that; everything is found, and small additions share one graph."""
-    monkeypatch.setattr("engine.indexes.shard._GRAPH_VECTORS", 96)
-    monkeypatch.setattr("engine.indexes.shard._GRAPH_BYTES", 0)
-    folder = tmp_path / "shard"
-    index = EdgeIndex.create(folder, 16, SETTINGS)
-    for start in range(0, 300, 20):
-        await index.upsert(POINTS[start : start + 20])
+    folder = in_three_graphs
     assert len(graphs(folder)) == 3
+    index = EdgeIndex.open(folder, SETTINGS)
     assert (await index.info()).indexed == 300
     answers = await index.search([VectorQuery(row, limit=1) for row in ROWS])
     assert [hits[0].id for hits in answers] == [point.id for point in POINTS]
@@ -137,23 +144,18 @@ async def test_a_graph_is_built_whenever_enough_vectors_have_come_together(
     await index.close()
 
 
-async def test_graphs_of_earlier_versions_are_joined_to_larger_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_graphs_of_earlier_versions_are_joined_to_larger_ones(
+    in_three_graphs: Path, monkeypatch: pytest.MonkeyPatch
+):
     """When their index is written to: a search goes through every graph, so few are better."""
-    monkeypatch.setattr("engine.indexes.shard._GRAPH_VECTORS", 96)
-    monkeypatch.setattr("engine.indexes.shard._GRAPH_BYTES", 0)
-    folder = tmp_path / "shard"
-    index = EdgeIndex.create(folder, 16, SETTINGS)
-    for start in range(0, 300, 20):
-        await index.upsert(POINTS[start : start + 20])
-    await index.close()
-    assert len(graphs(folder)) == 3
+    assert len(graphs(in_three_graphs)) == 3
     monkeypatch.setattr("engine.indexes.shard._GRAPH_VECTORS", 500)
-    again = EdgeIndex.open(folder, SETTINGS)
-    await again.upsert(POINTS[:1])
-    await again.optimize()
-    assert len(graphs(folder)) == 1
-    assert (await again.info()).indexed == 300
-    await again.close()
+    index = EdgeIndex.open(in_three_graphs, SETTINGS)
+    await index.upsert(POINTS[:1])
+    await index.optimize()
+    assert len(graphs(in_three_graphs)) == 1
+    assert (await index.info()).indexed == 300
+    await index.close()
 
 
 async def test_changed_settings_apply_from_the_next_optimize(folder: Path):
