@@ -223,6 +223,10 @@ class Encoder(Protocol):
         """Runs one real text and one real picture through, so that the first request is not the slow one."""
         ...
 
+    def speed_up(self) -> None:
+        """Makes what takes seconds and shortens later passes, while requests are answered already."""
+        ...
+
 
 class Cache(Protocol):
     """Remembers bytes under keys for a while. It never raises: a cache that fails is a miss."""

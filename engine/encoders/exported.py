@@ -29,7 +29,7 @@ from engine.ports import ModelInfo
 from engine.preprocess import Preprocessing
 from engine.settings import Settings
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Raised when the files change their form or the graphs their inputs; older folders are made anew."""
 
 SHIPPED: Final = Path(sys.prefix) / "share" / "sightline" / "models"

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -104,7 +104,7 @@ class LoadedEncoders:
         self._load = load
         self._places: dict[tuple[str, int], _Place] = {}
         self._one_at_a_time = asyncio.Lock()
-        self._letting_go: set[asyncio.Task[None]] = set()
+        self._beside: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @property
@@ -144,7 +144,7 @@ class LoadedEncoders:
         await asyncio.gather(*loading, return_exceptions=True)
         for place in places:
             self._let_go(place)
-        await asyncio.gather(*self._letting_go)
+        await asyncio.gather(*self._beside)
 
     # ------------------------------------------------------------ for claims
 
@@ -188,6 +188,7 @@ class LoadedEncoders:
         if self._closed or place.encoder is not None:
             return
         place.encoder, place.failure = AsyncEncoder(encoder, self._settings), None
+        self._do_beside(_speed_up(encoder))
 
     def _own(self) -> Encoder:
         from engine.encoders.choice import load_encoder  # noqa: PLC0415 - takes a second
@@ -215,9 +216,20 @@ class LoadedEncoders:
         """Closes an encoder once its last batch is done; nothing here refers to it any more."""
         encoder, place.encoder = place.encoder, None
         if encoder is not None:
-            task = asyncio.create_task(encoder.close())
-            self._letting_go.add(task)
-            task.add_done_callback(self._letting_go.discard)
+            self._do_beside(encoder.close())
+
+    def _do_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begins what nobody waits for but `close`."""
+        task = asyncio.create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+
+async def _speed_up(encoder: Encoder) -> None:
+    try:
+        await asyncio.to_thread(encoder.speed_up)
+    except Exception:
+        log.exception("a model stays as fast as it is", model=encoder.model.name)
 
 
 def _warm(encoder: Encoder) -> Encoder:

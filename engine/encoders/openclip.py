@@ -153,6 +153,9 @@ class OpenClipEncoder:
         """Encodes one text and one picture, so that kernels are chosen and memory is there before the first request."""
         warm_up(self)
 
+    def speed_up(self) -> None:
+        """Has nothing further to make."""
+
 
 def _unit(features: Tensor) -> Vectors:
     vectors: Vectors = functional.normalize(features.float(), dim=-1).cpu().numpy()

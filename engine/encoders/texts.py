@@ -30,8 +30,11 @@ _PACKED: Final = 128
 """Tokens in one packed pass, unless one text is longer: beyond, who may see whom costs more than company saves."""
 
 _ROUND: Final = 2
-"""Packed passes have a multiple of so many tokens: each change of shape costs 1 ms, more than one token and less than
-three. One query with ViT-H-14: 31.2 ms with a multiple of 1, 29.6 of 2, 31.8 of 4; with ViT-B-32 hardly different."""
+"""Packed passes have a multiple of so many tokens: preparing for a shape costs 1 to 2 ms, more than one token and less
+than three. One query with ViT-H-14: 31.2 ms with a multiple of 1, 29.6 of 2, 31.8 of 4; with ViT-B-32 the same."""
+
+_ROUND_ENDS: Final = 4
+"""And a multiple of so many ends, of which only the last layer knows. One alone would be rounded by other kernels."""
 
 _LONGEST_TOKEN: Final = 32  # characters in the longest token of CLIP's vocabulary
 _REMEMBERED_WORDS: Final = 100_000  # words whose tokens are remembered, about 20 MB
@@ -98,9 +101,10 @@ class TextTower:
 
 
 def packed(tokens: Tokens, ends: NDArray[np.int64], first: int) -> tuple[NDArray[np.int64], ...]:
-    """Texts of a causal tower laid end to end: tokens, positions and numbers of texts (t,), and where each ends (n,).
+    """Texts of a causal tower laid end to end: tokens, positions and numbers of texts (t,), and where they end (m,).
 
-    Of each text the tokens from `first` on. Nobody sees another text. Those behind the last are filled up, as text -1.
+    Of each text the tokens from `first` on. Nobody sees another text. Those behind the last are filled up, as text -1,
+    and so are the ends of n texts, by the first, to a multiple m of 4: who gets the vectors takes n of them.
     """
     at = np.arange(tokens.shape[1])
     wanted = (first <= at) & (at <= ends[:, None])
@@ -110,7 +114,7 @@ def packed(tokens: Tokens, ends: NDArray[np.int64], first: int) -> tuple[NDArray
         np.pad(tokens[texts, positions], room),
         np.pad(positions, room),
         np.pad(texts, room, constant_values=-1),
-        np.cumsum(wanted.sum(axis=1)) - 1,
+        np.resize(at_end := np.cumsum(wanted.sum(axis=1)) - 1, len(at_end) + -len(at_end) % _ROUND_ENDS),
     )
 
 

@@ -69,8 +69,7 @@ class CausalTower:
         before: Sequence[Seen | None] = start or [None] * len(blocks)
         for block, seen in zip(blocks[:-1], before, strict=False):
             x = _after(block, x, mask, seen)
-        rows = torch.cat([ends, ends[:1]])  # never one alone: it would be multiplied and rounded by other kernels
-        return self._projected(_after(blocks[-1], x, mask, before[-1], rows))[:-1]
+        return self._projected(_after(blocks[-1], x, mask, before[-1], ends))
 
     @property
     def is_plain(self) -> bool:
@@ -131,14 +130,15 @@ def _attention(attn: Any, x: Tensor, mask: Tensor, before: Seen | None, rows: Te
         k, v = torch.cat([before[0], k], dim=1), torch.cat([before[1], v], dim=1)
     scores = q @ k.transpose(1, 2) + mask
     seen = (scores - scores.amax(dim=-1, keepdim=True)).exp() @ v
-    out: Tensor = attn.out_proj((seen[..., :-1] / seen[..., -1:]).transpose(0, 1).flatten(1))
+    sums, weights = torch.split(seen, [attn.head_dim, 1], dim=-1)
+    out: Tensor = attn.out_proj((sums / weights).transpose(0, 1).reshape(-1, attn.embed_dim))
     return out
 
 
 def _projections(attn: Any, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Queries of some rows, or of all; keys and values of all, which have a column of ones: each (heads, t, d)."""
     heads, width = attn.num_heads, attn.embed_dim
-    scale = (width // heads) ** -0.5
+    scale = attn.head_dim**-0.5
     weights, biases = attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3)
     values = functional.pad(weights[2].unflatten(0, (heads, -1)), (0, 0, 0, 1)).flatten(0, 1)
     ones = functional.pad(biases[2].unflatten(0, (heads, -1)), (0, 1), value=1.0).flatten()
@@ -151,7 +151,10 @@ def _projections(attn: Any, x: Tensor, rows: Tensor | None = None) -> tuple[Tens
     else:
         queries = functional.linear(x[rows], *asking)
         parts = queries, *torch.split(functional.linear(x, *shown), [width, width + heads], dim=-1)
-    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(0, 1) for part in parts)
+    q, k, v = (
+        part.reshape(-1, heads, size).transpose(0, 1)
+        for part, size in zip(parts, (attn.head_dim, attn.head_dim, attn.head_dim + 1), strict=True)
+    )
     return q, k, v
 
 

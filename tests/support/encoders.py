@@ -104,6 +104,9 @@ class WordEncoder:
     def warm_up(self) -> None:
         """Has nothing to warm."""
 
+    def speed_up(self) -> None:
+        """Is as fast as it gets."""
+
     def _bag(self, text: str) -> Vectors:
         words = re.findall(r"\w+", text.lower()) or [""]
         bag: Vectors = np.stack([self._word(word) for word in words]).sum(axis=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -90,6 +91,38 @@ async def test_an_encoder_is_warm_before_anybody_gets_it():
     events.append("given")
     assert events == ["warm", "given"]
     await encoders.close()
+
+
+async def test_an_encoder_is_sped_up_while_it_is_used():
+    """What takes seconds begins when searches can be made already, and `close` waits for it."""
+    given, sped_up = threading.Event(), threading.Event()
+
+    class Slow(WordEncoder):
+        def speed_up(self) -> None:
+            assert given.wait(10)
+            sped_up.set()
+
+    encoders = LoadedEncoders(SETTINGS, lambda _settings: Slow())
+    await encoders.claim(Slow().model).encoder()
+    assert not sped_up.is_set()
+    given.set()
+    await encoders.close()
+    assert sped_up.is_set()
+
+
+async def test_a_model_that_can_not_be_sped_up_is_used_as_it_is():
+    """The log says so once."""
+
+    class Broken(WordEncoder):
+        def speed_up(self) -> None:
+            raise RuntimeError("no memory")
+
+    encoders = LoadedEncoders(SETTINGS, lambda _settings: Broken())
+    with capture_logs() as logs:
+        encoder = await encoders.claim(Broken().model).encoder()
+        await encoders.close()
+    assert encoder.model == Broken().model
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["a model stays as fast as it is"]
 
 
 async def test_an_encoder_is_let_go_with_its_last_claim(encoders: LoadedEncoders, shelf: Shelf):

@@ -19,7 +19,8 @@ from engine.encoders.export import export
 from engine.encoders.exported import ExportedModel
 from engine.encoders.openclip import OpenClipEncoder
 from engine.encoders.openvino import OpenVinoEncoder, load_tokenizer
-from engine.encoders.precision import PRECISIONS, Precision, Tower, chosen, compiled, core, measure
+from engine.encoders.passes import Precision, Tower, compiled, core
+from engine.encoders.precision import PRECISIONS, chosen, measure
 from engine.encoders.texts import LockedTokenizer
 from engine.errors import EncoderUnavailable
 from engine.ports import Encoder
@@ -48,6 +49,20 @@ def vit(folder: Path) -> ExportedModel:
 def encoder_of(exported: ExportedModel, precision: Precision = "fp32", max_batch: int = 64) -> OpenVinoEncoder:
     tokenizer = load_tokenizer(exported)
     return OpenVinoEncoder(exported, tokenizer, {"text": precision, "image": precision}, 1, max_batch)
+
+
+def _watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of threads of passes that are made from now on by towers that are compiled from now on."""
+    used: list[int] = []
+
+    def watched(
+        exported: ExportedModel, tower: Tower, precision: Precision, threads: int, copies: int = 1
+    ) -> Callable[..., np.ndarray]:
+        encode = compiled(exported, tower, precision, threads, copies)
+        return lambda *inputs: (used.append(threads), encode(*inputs))[1]
+
+    monkeypatch.setattr(openvino, "compiled", watched)
+    return used
 
 
 def pictures(count: int = 3) -> np.ndarray:
@@ -164,13 +179,7 @@ def test_threads_agree(vit: ExportedModel):
 
 def test_many_texts_get_all_threads(vit: ExportedModel, monkeypatch: pytest.MonkeyPatch):
     """Three texts are encoded on the threads that are set aside for them, four on all, and to the same vectors."""
-    used: list[int] = []
-
-    def watched(exported: ExportedModel, tower: Tower, precision: Precision, threads: int) -> Callable[..., np.ndarray]:
-        encode = compiled(exported, tower, precision, threads)
-        return lambda *inputs: (used.append(threads), encode(*inputs))[1]
-
-    monkeypatch.setattr(openvino, "compiled", watched)
+    used = _watched(monkeypatch)
     both: dict[Tower, Precision] = {"text": "fp32", "image": "fp32"}
     encoder = OpenVinoEncoder(vit, load_tokenizer(vit), both, threads=2, text_threads=1)
     texts = ["red", "a blue house", "two dogs", "sunset"]
@@ -219,6 +228,33 @@ def test_wanted_precision(vit: ExportedModel):
     assert OpenVinoEncoder.load(vit, Settings(clip_precision="int8")).runtime == "OpenVINO int8"
     with pytest.raises(EncoderUnavailable, match="fp32, bf16, int8, not in fp16"):
         OpenVinoEncoder.load(vit, Settings(clip_precision="fp16"))
+
+
+@pytest.mark.parametrize("text_threads", [1, 2], ids=["half the threads for few texts", "all threads for all"])
+def test_speeding_up_changes_no_vector(vit: ExportedModel, monkeypatch: pytest.MonkeyPatch, text_threads: int):
+    """Afterwards texts are encoded by copies of the tower; all vectors are what they were, to the last bit."""
+    monkeypatch.setattr(openvino, "_WORTH_COPIES_S", 0.0)
+    both: dict[Tower, Precision] = {"text": "fp32", "image": "fp32"}
+    encoder = OpenVinoEncoder(vit, load_tokenizer(vit), both, threads=2, text_threads=text_threads)
+    batches = [*([text] for text in TEXTS), TEXTS[:2], TEXTS[1:4], ["red", "a blue house", "two dogs", "sunset"]]
+    before = [encoder.encode_texts(batch) for batch in batches]
+    used = _watched(monkeypatch)
+    encoder.speed_up()
+    used.clear()
+    after = [encoder.encode_texts(batch) for batch in batches]
+    assert all(np.array_equal(was, is_) for was, is_ in zip(before, after, strict=True))
+    assert used == [text_threads] * (len(batches) - 1) + [2]
+
+
+@pytest.mark.parametrize("kind", ["vit", "bidirectional"])
+def test_no_copies_where_they_are_no_gain(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """A text that takes less than 2 ms, or one that keeps its padding, which has one shape anyway."""
+    encoder = encoder_of(export(loaded(kind), folder / f"without-copies-{kind}"))
+    monkeypatch.setattr(openvino, "_WORTH_COPIES_S", 60.0 if kind == "vit" else 0.0)
+    used = _watched(monkeypatch)
+    encoder.speed_up()
+    encoder.encode_texts(["red"])
+    assert used == []
 
 
 def test_warm_up(vit: ExportedModel):

@@ -27,8 +27,10 @@ def test_choice(figures: list[Measured], best: Precision):
 
 
 @pytest.mark.parametrize(
-    ("times_ms", "threads"), [({4: 3.4, 8: 3.0}, 4), ({8: 14.0, 4: 19.7}, 8)], ids=["hardly help", "help"]
+    ("times_ms", "threads"),
+    [({4: 23.4, 8: 20.0}, 4), ({8: 14.0, 4: 19.7}, 8), ({1: 4.9, 2: 2.9}, 1)],
+    ids=["hardly help", "help", "help where a text is short"],
 )
 def test_threads_that_hardly_help_are_left_to_others(times_ms: dict[int, float], threads: int):
-    """Where twice the threads make a text less than a quarter faster, half of them are taken."""
+    """Half of them are taken where all make a text less than a quarter faster, or half take no more than 8 ms."""
     assert worthwhile_threads(times_ms) == threads

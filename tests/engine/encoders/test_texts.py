@@ -133,26 +133,26 @@ def test_batches_keep_padding():
 @pytest.mark.parametrize(
     ("first", "laid", "positions", "texts", "ends"),
     [
-        (0, [7, 1, 9, 7, 2, 3, 4, 9], [0, 1, 2, 0, 1, 2, 3, 4], [0, 0, 0, 1, 1, 1, 1, 1], [2, 7]),
-        (1, [1, 9, 2, 3, 4, 9], [1, 2, 1, 2, 3, 4], [0, 0, 1, 1, 1, 1], [1, 5]),
+        (0, [7, 1, 9, 7, 2, 3, 4, 9], [0, 1, 2, 0, 1, 2, 3, 4], [0, 0, 0, 1, 1, 1, 1, 1], [2, 7, 2, 7]),
+        (1, [1, 9, 2, 3, 4, 9], [1, 2, 1, 2, 3, 4], [0, 0, 1, 1, 1, 1], [1, 5, 1, 5]),
     ],
     ids=["whole", "without their start"],
 )
 def test_packed_texts_lie_end_to_end(
     first: int, laid: list[int], positions: list[int], texts: list[int], ends: list[int]
 ):
-    """Each keeps its positions, from the first that is wanted to its end."""
+    """Each keeps its positions, from the first that is wanted to its end; the ends are repeated to four."""
     found = packed(np.array([[7, 1, 9, 0, 0], [7, 2, 3, 4, 9]]), np.array([2, 4]), first)
     assert [part.tolist() for part in found] == [laid, positions, texts, ends]
 
 
-def test_packed_texts_are_filled_up_to_an_even_number():
-    """What is beyond the last text belongs to none."""
+def test_packed_texts_are_filled_up():
+    """To an even number, of which the last belongs to no text, and to four ends: so few shapes are all there are."""
     laid, positions, texts, ends = packed(np.array([[7, 1, 9, 0]]), np.array([2]), 0)
     assert laid.tolist() == [7, 1, 9, 0]
     assert positions.tolist() == [0, 1, 2, 0]
     assert texts.tolist() == [0, 0, 0, -1]
-    assert ends.tolist() == [2]
+    assert ends.tolist() == [2, 2, 2, 2]
 
 
 def test_passes_are_filled():
