@@ -12,16 +12,22 @@ import structlog
 
 
 def configure(level: str = "info") -> None:
-    """Sets up structlog for this process. Logs go to standard error; `level` is a name such as "info"."""
-    terminal = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    """Sets up structlog for this process. Logs go to standard error; `level` is a name such as "info".
+
+    Tracebacks have no values of local variables, which both of structlog's forms would add: a password may be one.
+    """
+    renderers: list[Any]
+    if sys.stderr.isatty():
+        renderers = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    else:
+        frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        renderers = [structlog.processors.ExceptionRenderer(frames), structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if terminal else [structlog.processors.dict_tracebacks]),
-            renderer,
+            *renderers,
         ],
         wrapper_class=_from(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
