@@ -54,14 +54,16 @@ async def test_keys_spread_over_all_nodes(nodes: Sequence[RedisServer], connect:
 
 
 async def test_slots_that_move_are_found_where_they_are(nodes: Sequence[RedisServer], connect: Connect):
-    """Half of a node's slots go to another one while the cache is in use."""
+    """Half of a node's slots go to another one while the cache is in use; nodes tell each other in a while."""
     cache = connect(nodes[0].url, redis_cluster=True)
     await fill(cache)
     giver, taker = (node.cli("cluster", "myid") for node in nodes[:2])
     address = f"127.0.0.1:{nodes[0].port}"
     moved = ("--cluster-from", giver, "--cluster-to", taker, "--cluster-slots", "2700", "--cluster-yes")
     await asyncio.to_thread(nodes[0].cli, "--cluster", "reshard", address, *moved)
-    assert await found(cache) == len(KEYS)
+    async with asyncio.timeout(60):
+        while await found(cache) < len(KEYS):  # what is not where a node says is a miss
+            pass
 
 
 async def test_the_others_serve_while_a_node_is_dead(nodes: Sequence[RedisServer], connect: Connect):
