@@ -10,7 +10,7 @@ import pytest
 
 from engine.encoders.export import export
 from engine.encoders.exported import ExportedModel
-from engine.encoders.passes import Pass, compiled
+from engine.encoders.passes import Pass, _in_copies, compiled, core
 from engine.encoders.texts import packed
 from tests.support.models import loaded
 
@@ -75,8 +75,6 @@ def test_copies_compute_the_same(vit: ExportedModel, precision: Any):
 
 def test_copies_share_their_weights(vit: ExportedModel):
     """They are one model to OpenVINO, in which each matrix is there once."""
-    from engine.encoders.passes import _in_copies, core  # noqa: PLC0415
-
     model = core().read_model(vit.graph("text", int8=True))
     several = _in_copies(model, 3)
     branches = [node for node in several.get_ops() if node.get_type_name() == "If"]
